@@ -1,0 +1,22 @@
+# Sourced by the other scripts: `source scripts/setup.sh [requirements file]`, from the repository root.
+# Uses the active Python if it already satisfies the requirements, else makes .venv and installs them there.
+requirements="${1:-requirements.txt}"
+# pip in dry-run without an index succeeds only if nothing is missing
+satisfied() { "$1" -m pip install --quiet --disable-pip-version-check --no-index --dry-run -r "$requirements" >/dev/null 2>&1; }
+
+active="$(command -v python || command -v python3)" || { echo "No Python found: install Python 3.10 or newer." >&2; exit 1; }
+if satisfied "$active"; then
+    PYTHON="$active"
+else
+    PYTHON=.venv/bin/python
+    if [ ! -x "$PYTHON" ]; then
+        echo "Making .venv ..."
+        "$active" -m venv .venv || { echo "Could not make .venv (on Debian: apt install python3-venv)." >&2; exit 1; }
+    fi
+    if ! satisfied "$PYTHON"; then
+        echo "Installing $requirements into .venv (some minutes, once) ..."
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" \
+            || { echo "Installation failed; is the network there? Run the command again to continue." >&2; exit 1; }
+    fi
+fi
+export PATH="$(dirname "$PYTHON"):$PATH"

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets up and runs the whole test suite; arguments go to pytest: bash scripts/test.sh -m "not slow"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh requirements-dev.txt
+ruff check .
+exec python -m pytest "$@"
