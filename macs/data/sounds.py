@@ -334,7 +334,7 @@ def thunder(rng):
     onset = rng.uniform(0.1, 2.4)
     while onset < 6.5:
         behind = np.maximum(SECONDS - onset, 0)
-        roll = behind ** 0.5 * np.exp(-behind / rng.uniform(0.8, 1.6)) * wander(rng, 0.2, 1, 5) ** 1.5
+        roll = behind**0.5 * np.exp(-behind / rng.uniform(0.8, 1.6)) * wander(rng, 0.2, 1, 5) ** 1.5
         clip += rumble * roll * 2.2 * (SECONDS > onset)
         for delay in np.sort(rng.exponential(0.12, rng.integers(2, 6))):
             clap = np.maximum(SECONDS - onset - delay, 0)
