@@ -4,11 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import soundfile
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from macs.data.soundscapes import make_scene
+from macs.data.soundscapes import make_scene, write_wav
 
 DEMOS = [
     ["rain", "dog"],
@@ -33,7 +31,7 @@ def main():
     for index, labels in enumerate(DEMOS):
         scene = make_scene("demo", index, args.seed, labels=labels)
         path = folder / f"{'_'.join(labels).replace(' ', '_')}.wav"
-        soundfile.write(path, scene.mixture, scene.sample_rate, subtype="PCM_16")
+        write_wav(path, scene.mixture)
         print(f"{path}: {scene.caption}")
 
 

@@ -104,18 +104,17 @@ def make_scene(split, index, seed=0, num_sources=None, labels=None):
     scene = Scene(split, index, seed, [], "")
     rng = _rng(scene, 0)
     drawn = int(rng.integers(1, 4))
+    order = rng.permutation(CLASSES).tolist()
     if labels is None:
-        for name in rng.permutation(CLASSES).tolist():
-            if len(scene.labels) < (num_sources or drawn) and not (
-                name in AMBIENCES and AMBIENCES.keys() & scene.labels
-            ):
-                scene.labels.append(name)
-    else:
-        scene.labels = list(labels)
-        if unknown := [name for name in scene.labels if name not in CLASSES]:
-            raise ValueError(f"Unknown labels {unknown}: the soundscapes know {', '.join(CLASSES)}.")
-        if sum(name in AMBIENCES for name in scene.labels) > 1:
-            raise ValueError(f"A scene has one ambience at most, not {scene.labels}.")
+        if num_sources not in (None, 1, 2, 3):
+            raise ValueError(f"A scene has 1, 2 or 3 sources, not {num_sources}.")
+        surplus = [name for name in order if name in AMBIENCES][1:]
+        labels = [name for name in order if name not in surplus][: num_sources or drawn]
+    elif not labels or (unknown := [name for name in labels if name not in CLASSES]):
+        raise ValueError(f"Unknown labels {unknown if labels else labels}: the soundscapes know {', '.join(CLASSES)}.")
+    elif sum(name in AMBIENCES for name in labels) > 1:
+        raise ValueError(f"A scene has one ambience at most, not {labels}.")
+    scene.labels = list(labels)
     scene.caption = caption(scene.labels, rng)
     return scene
 
@@ -142,19 +141,21 @@ def write_scene(scene, folder, stems=False):
     def write(path, save):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the ending, which names the format
-            save(beside)
-            os.replace(beside, path)
-
-    def wav(samples):
-        return lambda path: soundfile.write(path, samples(), SAMPLE_RATE, subtype="PCM_16")
+            unfinished = folder / f"unfinished-{os.getpid()}-{path.name}"  # keeps the ending, which names the format
+            save(unfinished)
+            os.replace(unfinished, path)
 
     folder = Path(folder)
-    write(folder / "audio" / f"{scene.id}.wav", wav(lambda: scene.mixture))
+    write(folder / "audio" / f"{scene.id}.wav", lambda path: write_wav(path, scene.mixture))
     write(folder / "image" / f"{scene.id}_frame_0.jpg", lambda path: scene.image.save(path, quality=95))
     for place, name in enumerate(scene.labels if stems else []):
         path = folder / "stems" / f"{scene.id}_{name.replace(' ', '_')}.wav"
-        write(path, wav(lambda place=place: scene.stems[place]))
+        write(path, lambda path, place=place: write_wav(path, scene.stems[place]))
+
+
+def write_wav(path, samples):
+    """Writes a scene's samples (T,) as 16-bit wav, as integers: soundfile would scale floats by 32767, with loss."""
+    soundfile.write(path, (samples * 32768).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
 
 
 def _write_number(split, folder, seed, stems, index):
