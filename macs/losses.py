@@ -14,14 +14,25 @@ class _CentredGram(torch.autograd.Function):
     float64 copy stays in the cache and neither direction keeps more than the waveforms themselves.
     """
 
-    BLOCK = 8192
+    BLOCK = 4096
+
+    @staticmethod
+    def blocks(sources, references):
+        """Yields (slice of time, the signals (B, M + K, length of the slice) in float64, valid until the next)."""
+        dtype = torch.float32 if sources.device.type == "mps" else torch.float64  # MPS has no float64
+        (batch, num_sources, length), num_references = sources.shape, references.shape[1]
+        buffer = sources.new_empty(batch, num_sources + num_references, _CentredGram.BLOCK, dtype=dtype)
+        for start in range(0, length, _CentredGram.BLOCK):
+            block = slice(start, min(start + _CentredGram.BLOCK, length))
+            signals = buffer[..., : block.stop - start]
+            signals[:, :num_sources] = sources[..., block]
+            signals[:, num_sources:] = references[..., block]
+            yield block, signals
 
     @staticmethod
     def forward(ctx, sources, references):
-        dtype = torch.float32 if sources.device.type == "mps" else torch.float64  # MPS has no float64
         gram, total = 0, 0
-        for block in zip(sources.split(_CentredGram.BLOCK, -1), references.split(_CentredGram.BLOCK, -1), strict=True):
-            signals = torch.cat([part.to(dtype) for part in block], dim=1)
+        for _, signals in _CentredGram.blocks(sources, references):
             gram = gram + signals @ signals.mT
             total = total + signals.sum(-1, keepdim=True)
         mean = total / sources.shape[-1]
@@ -37,11 +48,9 @@ class _CentredGram(torch.autograd.Function):
         grad = (grad + grad.mT)[:, rows]  # d<x_i, x_j> = <dx_i, x_j> + <x_i, dx_j>
         offset = grad @ mean
         grads = sources.new_empty(*grad.shape[:2], sources.shape[-1])
-        for start in range(0, sources.shape[-1], _CentredGram.BLOCK):
-            block = slice(start, start + _CentredGram.BLOCK)
-            signals = torch.cat([part[..., block].to(grad.dtype) for part in (sources, references)], dim=1)
-            grads[..., block] = grad @ signals - offset
-        return grads[:, :num_sources], grads[:, num_sources:] if ctx.needs_input_grad[1] else None
+        for block, signals in _CentredGram.blocks(sources, references):
+            grads[..., block] = torch.baddbmm(offset, grad, signals, beta=-1)
+        return grads.split((num_sources, references.shape[1]), dim=1) if ctx.needs_input_grad[1] else (grads, None)
 
 
 def assignment_si_sdr(sources, references, eps=1e-8):
