@@ -92,6 +92,19 @@ def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
     return -si_sdr.sum(-1).amax(1).mean().to(sources.dtype)
 
 
+def si_sdr_improvement(sources, references):
+    """By how many dB the best assignment of the signals comes closer to the references than the mixture does.
+
+    sources (B, M, T) that sum to the mixture, references (B, K, T). Returns (B,), the mean over the references; the
+    best assignment is the one with the greatest mean SI-SDR.
+    """
+    si_sdr = assignment_si_sdr(sources, references)  # (B, K**M, K)
+    num_references = references.shape[1]
+    everything = torch.linspace(0, si_sdr.shape[1] - 1, num_references, device=si_sdr.device).long()  # all to k
+    mixture = si_sdr[:, everything].diagonal(dim1=1, dim2=2)
+    return si_sdr.mean(-1).amax(1) - mixture.mean(-1)
+
+
 def contrastive_loss(audio, text, logit_scale, assignment_scale=100.0):
     """Aligns every separated signal with its soft label: L_contrastive.
 

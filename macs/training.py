@@ -137,7 +137,7 @@ def save_checkpoint(accelerator, output_dir, position, settings, keep):
     """
     folder = Path(output_dir) / "checkpoints"
     target = folder / f"step-{position.step:08d}"
-    partial, old = target.with_suffix(".partial"), target.with_suffix(".old")
+    partial = target.with_suffix(".partial")
     try:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # left behind by a kill
@@ -150,10 +150,8 @@ def save_checkpoint(accelerator, output_dir, position, settings, keep):
             for path in partial.rglob("*"):
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-            if target.exists():  # of an earlier run that went this far
-                os.replace(target, old)
-            os.replace(partial, target)
-            for path in [*checkpoints(output_dir)[:-keep], *folder.glob("step-*.old")]:
+            replace_folder(partial, target)  # there may be one of an earlier run that went this far
+            for path in checkpoints(output_dir)[:-keep]:
                 shutil.rmtree(path, ignore_errors=True)
         accelerator.wait_for_everyone()
     except Exception as error:  # OSError, or what torch and safetensors make of one
@@ -161,6 +159,16 @@ def save_checkpoint(accelerator, output_dir, position, settings, keep):
         found = checkpoints(output_dir)
         rest = f"; {found[-1]} is whole: make room and go on with --resume latest" if found else ""
         raise TrainingError(f"{target}: the checkpoint could not be written ({error}){rest}.") from error
+
+
+def replace_folder(partial, target):
+    """Renames a complete folder to `target`, in place of one that an earlier run left there."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(partial, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def checkpoints(output_dir):
