@@ -5,6 +5,7 @@ OUTPUT_DIR/adapter, which inference.sh takes as PT_PATH, and on the way checkpoi
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -17,25 +18,20 @@ from accelerate.utils import DistributedType
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.utils import logging as transformers_logging
 
 from macs.adapter import AudioAdapter
-from macs.audio import AudioError
-from macs.cache import CacheError, cached_prompt
+from macs.cache import CacheError
 from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
-from macs.data.pairs import DATASETS, Draws, PairError, collate, describe, find_pairs, read_crop, read_image
-from macs.explain import spectrogram_db
+from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
 from macs.features import FrozenModels, embed_sources, encode_images, make_dataset
 from macs.training import (
     Position,
@@ -50,6 +46,7 @@ from macs.training import (
     resume,
     save_checkpoint,
 )
+from macs.validation import Validation
 
 
 def parse_args(arguments=None):
@@ -152,12 +149,22 @@ def make_model(args, embedding_dim, frozen_dtype):
     return Denoiser(unet, adapter, args.trainable), unet, adapter
 
 
-def add_features(batch, frozen, device):
+def add_features(batch, frozen):
     """Adds source_embeds and moments to a batch of waveforms and pixels, as the cache would hold them."""
     if "moments" not in batch:
         batch["source_embeds"] = embed_sources(*frozen.audio, batch.pop("waveform"))
         batch["moments"] = encode_images(frozen.vae, batch.pop("pixels"))
     return batch
+
+
+def draw_validation(args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds, step):
+    """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames and their images now."""
+    with accelerator.autocast():  # in every process: where the UNet is sharded they must all take part
+        images = validation.images(frozen.vae, unet, noise_scheduler, prompt_embeds, args.seed)
+    if accelerator.is_main_process:
+        figure = validation.figure(images, f"after {step} steps")
+        path = Path(args.output_dir) / "figures" / f"step_{step:06d}.png"
+        log_figure(accelerator, "validation", figure, path, step)
 
 
 def save_result(args, accelerator, model, adapter):
@@ -166,7 +173,8 @@ def save_result(args, accelerator, model, adapter):
     if not accelerator.is_main_process:
         return
     unet = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=torch.float32)
-    adapter = AudioAdapter.from_config(adapter.config)
+    config = adapter.config
+    adapter = AudioAdapter.from_unet(unet, config.num_sources, config.embedding_dim, config.hidden_dim)
     Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
     output_dir = Path(args.output_dir)
     try:
@@ -212,14 +220,14 @@ def train(args):
     sizes = bucket_sizes(DATASETS.get(args.dataset_name, BUCKETS), resolution, latent_scale)
 
     # Pairs, and what the frozen models make of them
-    frozen = FrozenModels(args, accelerator.device)
+    frozen = FrozenModels(args, accelerator.device, sizes)
     draws = Draws(
         args.seed, args.num_crops, args.drop_rate, vae_config["latent_channels"],
         noise_scheduler.config.num_train_timesteps,
     )  # fmt: skip
-    dataset, embeddings_of, problems = make_dataset(args, accelerator, frozen, draws, sizes, latent_scale)
+    dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale)
     prompt_embeds = frozen.prompt_embeds().to(accelerator.device)
-    validation = Validation(args, accelerator, embeddings_of, frozen.num_samples(), sizes) if args.validation_steps else None
+    validation = Validation(args, accelerator, frozen) if args.validation_steps else None
     sampler = BucketBatchSampler(
         dataset.sizes, args.batch_size, args.seed, accelerator.num_processes, accelerator.process_index
     )
@@ -237,7 +245,7 @@ def train(args):
     accelerator.print(f"{len(dataset)} frames to train on: {shown}; {len(loader)} batches in an epoch")
 
     # Models: only what is trained goes to the optimizer
-    model, unet, adapter = make_model(args, dataset.embedding_dim(), half)
+    model, unet, adapter = make_model(args, frozen.embedding_dim, half)
     unet.to(accelerator.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr)
@@ -258,6 +266,9 @@ def train(args):
         resume(accelerator, args.output_dir, args.resume, settings)
 
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    draw = functools.partial(
+        draw_validation, args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds
+    )
     skipped, broken_steps = set(), 0
     while position.epoch < args.epochs:
         # An optimizer step takes so many images, of all processes and micro-batches; each counts the same
@@ -297,15 +308,20 @@ def train(args):
             broken_steps = 0 if math.isfinite(step_loss) else broken_steps + 1
             if broken_steps > (20 if accelerator.mixed_precision == "fp16" else 0):  # fp16 skips some by design
                 raise TrainingError(
-                    f"the loss is {step_loss} in step {position.step}: go on from the last checkpoint (--resume latest) "
-                    "with a lower --lr, or train in bf16"
+                    f"the loss is {step_loss} in step {position.step}: go on from the last checkpoint "
+                    "(--resume latest) with a lower --lr, or train in bf16"
                 )
             bar.set_postfix(loss=f"{step_loss:.4f}", lr=f"{schedule.get_last_lr()[0]:.1e}")
             accelerator.log({"train/loss": step_loss, "train/lr": schedule.get_last_lr()[0]}, step=position.step)
             epoch_losses.append(step_loss)
             step_loss = 0.0
             if validation and position.step % args.validation_steps == 0:
-                validate(args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds, position, trained, ema)
+                if ema:
+                    ema.store(trained)
+                    ema.copy_to(trained)
+                draw(position.step)
+                if ema:
+                    ema.restore(trained)
             if position.step % args.checkpointing_steps == 0 and position.batch < len(loader):
                 save_checkpoint(accelerator, args.output_dir, position, settings, args.checkpoints_kept)
         position.epoch, position.batch = position.epoch + 1, 0
@@ -318,7 +334,7 @@ def train(args):
     if ema:
         ema.copy_to(trained)
     if validation and position.step % args.validation_steps:
-        validate(args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds, position, trained, None)
+        draw(position.step)
     save_result(args, accelerator, model, adapter)
     if skipped:
         problems["files that could not be read on the way"] = sorted(skipped)

@@ -177,9 +177,9 @@ def fill(store, files, read, make_encode, accelerator, num_workers=0):
     return gather_object(problems) if accelerator.num_processes > 1 else problems
 
 
-def cached_prompt(cache_dir, settings, model_files, encode):
+def cached_prompt(cache_dir, model_files, encode):
     """The embedding (1, 77, D) of the prompt that `encode()` computes where the cache does not hold it."""
-    path = Path(cache_dir) / f"text-{fingerprint(settings, model_files)}.safetensors"
+    path = Path(cache_dir) / f"text-{fingerprint({}, model_files)}.safetensors"
     with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
         return file.get_tensor("prompt_embeds")
     prompt_embeds = encode().cpu()

@@ -11,10 +11,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 from diffusers import AutoencoderKL
 from tqdm.contrib.concurrent import thread_map
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import ClapConfig, CLIPTextModel, CLIPTokenizer
 
 from macs.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, duration
-from macs.cache import FeatureStore, fill, read_features
+from macs.cache import FeatureStore, cached_prompt, fill, read_features
 from macs.checkpoints import audio_model_paths, open_audio_models, weight_files
 from macs.data.buckets import nearest_bucket
 from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
@@ -24,14 +24,18 @@ MIXTURES = 8  # separated at a time; CLAP embeds M times as many signals
 
 
 class FrozenModels:
-    """Separator, CLAP, VAE and text encoder, each loaded when it is first needed: with a complete cache, never."""
+    """Separator, CLAP, VAE and text encoder, each loaded when it is first needed: with a complete cache, never.
 
-    def __init__(self, args, device):
-        self.args, self.device = args, device
+    args: the options of train.py. sizes: the training sizes [(height, width)].
+    """
+
+    def __init__(self, args, device, sizes):
+        self.args, self.device, self.sizes = args, device, sizes
         self.audio_paths = audio_model_paths(args.sd_path, args.pt_path, args.separator)
 
     @functools.cached_property
     def audio(self):
+        """(separator, CLAP)"""
         separator, clap = open_audio_models(*self.audio_paths, self.args.M)
         return separator.requires_grad_(False).to(self.device), clap.requires_grad_(False).to(self.device)
 
@@ -40,25 +44,61 @@ class FrozenModels:
         vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
         return vae.requires_grad_(False).to(self.device)
 
-    @torch.no_grad()
+    def release(self):
+        """Frees what was loaded; it is loaded again where it is needed again."""
+        for name in ("audio", "vae"):
+            self.__dict__.pop(name, None)
+
+    @functools.cached_property
+    def num_samples(self):
+        """Length of the separator's mixtures at 16 kHz."""
+        path = self.audio_paths[0]
+        return Separator.load_config(path)["num_samples"] if path.is_dir() else CLIP_SAMPLES
+
+    @functools.cached_property
+    def embedding_dim(self):
+        """D, the length of CLAP's embeddings."""
+        path = self.audio_paths[1]
+        return (ClapConfig.from_pretrained(path) if path.is_dir() else ClapConfig()).projection_dim
+
+    def files(self, *folders):
+        """The files in folders of the generator that an output depends on."""
+        return [file for folder in folders for file in weight_files(Path(self.args.sd_path) / folder)]
+
+    @functools.cached_property
+    def audio_store(self):
+        """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
+        settings = {"num_crops": self.args.num_crops, "num_samples": self.num_samples}
+        files = [file for path in self.audio_paths for file in weight_files(path)]
+        return FeatureStore(self.args.cache_dir, self.args.data_dir, "audio", settings, files)
+
+    @functools.cached_property
+    def image_store(self):
+        """The cache's place of the latent moments: (2, 2C, h, w) for each frame and its mirror image."""
+        return FeatureStore(
+            self.args.cache_dir, self.args.data_dir, "image", {"sizes": self.sizes}, self.files("vae")
+        )
+
     def prompt_embeds(self):
         """The text embedding of the empty prompt, (1, 77, D)."""
+        if not self.args.cache_dir:
+            return self.encode_prompt()
+        return cached_prompt(self.args.cache_dir, self.files("text_encoder", "tokenizer"), self.encode_prompt)
+
+    @torch.no_grad()
+    def encode_prompt(self):
         tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
         text_encoder = CLIPTextModel.from_pretrained(self.args.sd_path, subfolder="text_encoder", dtype=torch.float32)
         tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
         return text_encoder(tokens.input_ids)[0]
 
-    def files(self, part):
-        """The files that a part's outputs depend on."""
-        if part == "audio":
-            return [file for path in self.audio_paths for file in weight_files(path)]
-        folders = {"image": ["vae"], "text": ["text_encoder", "tokenizer"]}[part]
-        return [file for folder in folders for file in weight_files(Path(self.args.sd_path) / folder)]
-
-    def num_samples(self):
-        """Length of the separator's mixtures at 16 kHz."""
-        path = self.audio_paths[0]
-        return Separator.load_config(path)["num_samples"] if path.is_dir() else CLIP_SAMPLES
+    def first_crops(self, accelerator, paths):
+        """The source embeddings (N, M, D) of the first crops of recordings, out of the cache if there is one."""
+        if not self.args.cache_dir:
+            mixtures = [read_crop(path, 0, self.args.num_crops, self.num_samples) for path in paths]
+            return embed_sources(*self.audio, torch.stack(mixtures))
+        audio_features(self, paths, accelerator)
+        return torch.stack([read_features(self.audio_store.entry(path), 0) for path in paths])
 
 
 def read_crops(path, num_crops, num_samples):
@@ -84,14 +124,15 @@ def encode_images(vae, pixels):
         return vae.encode(pixels.to(vae.device)).latent_dist.parameters.float()
 
 
-def audio_features(store, paths, num_crops, num_samples, load_models, accelerator, num_workers=0):
-    """Fills an audio store with (num_crops, M, D) for each recording. load_models() -> separator, clap. See `fill`."""
+def audio_features(frozen, paths, accelerator):
+    """Fills the cache with the source embeddings of recordings; returns the messages of the unreadable ones."""
+    num_crops, num_samples = frozen.args.num_crops, frozen.num_samples
 
     def read(path, _):
         return read_crops(path, num_crops, num_samples)
 
     def make_encode():
-        separator, clap = load_models()
+        separator, clap = frozen.audio
 
         def encode(crops):
             per_clip = embed_sources(separator, clap, torch.cat(crops)).split([len(clip) for clip in crops])
@@ -99,14 +140,14 @@ def audio_features(store, paths, num_crops, num_samples, load_models, accelerato
 
         return encode
 
-    return fill(store, dict.fromkeys(paths), read, make_encode, accelerator, num_workers)
+    return fill(frozen.audio_store, dict.fromkeys(paths), read, make_encode, accelerator, frozen.args.num_workers)
 
 
-def image_features(store, sizes, load_vae, accelerator, num_workers=0):
-    """Fills an image store with (2, 2C, h, w) for each frame and its mirror image. sizes: {path: (height, width)}."""
+def image_features(frozen, sizes, accelerator):
+    """Fills the cache with the latent moments of frames {path: (height, width)}; returns messages likewise."""
 
     def make_encode():
-        vae = load_vae()
+        vae = frozen.vae
 
         def encode(pixels):
             flips = torch.stack([torch.stack(pixels), torch.stack(pixels).flip(-1)], dim=1)
@@ -114,7 +155,7 @@ def image_features(store, sizes, load_vae, accelerator, num_workers=0):
 
         return encode
 
-    return fill(store, sizes, read_image, make_encode, accelerator, num_workers)
+    return fill(frozen.image_store, sizes, read_image, make_encode, accelerator, frozen.args.num_workers)
 
 
 class CachedClips(PairedClips):
@@ -147,9 +188,8 @@ def training_pairs(args, sizes, known_size):
     pairs, problems = find_pairs(args.data_dir, args.dataset_name, args.data_set)
     frame_sizes = {pair.image: known_size(pair.image) for pair in pairs}
     unknown = [path for path, size in frame_sizes.items() if size is None]
-    found = thread_map(
-        functools.partial(frame_size, sizes=sizes), unknown, desc="frame sizes", max_workers=8, disable=len(unknown) < 500
-    )
+    size_of = functools.partial(frame_size, sizes=sizes)
+    found = thread_map(size_of, unknown, max_workers=8, desc="frame sizes", disable=len(unknown) < 500)
     frame_sizes |= dict(zip(unknown, found, strict=True))
     broken = [message for message in found if isinstance(message, str)]
     if broken:
@@ -173,41 +213,26 @@ def from_main(accelerator, function):
     return result[0]
 
 
-def make_dataset(args, accelerator, frozen, draws, sizes, latent_scale):
+def make_dataset(args, accelerator, frozen, draws, latent_scale):
     """The training set, (dataset, {kind: [what was left out]}), with its features cached if --cache_dir is given."""
     if not args.cache_dir:
-        pairs, frame_sizes, problems = from_main(accelerator, lambda: training_pairs(args, sizes, lambda path: None))
-        dataset = PairedClips(pairs, [frame_sizes[p.image] for p in pairs], draws, frozen.num_samples(), latent_scale)
-        return dataset, problems
+        pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, frozen.sizes, lambda path: None))
+        sizes = [sizes[pair.image] for pair in pairs]
+        return PairedClips(pairs, sizes, draws, frozen.num_samples, latent_scale), problems
 
-    audio_store, image_store = make_stores(args, frozen, sizes)
-    pairs, frame_sizes, problems = from_main(accelerator, lambda: training_pairs(args, sizes, image_store.group))
-    recordings = dict.fromkeys(pair.audio for pair in pairs)
+    known_size = frozen.image_store.group
+    pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, frozen.sizes, known_size))
     unread = {
-        "recordings that cannot be read": audio_features(
-            audio_store, recordings, args.num_crops, frozen.num_samples(), lambda: frozen.audio, accelerator,
-            args.num_workers,
-        ),
-        "frames that cannot be decoded": image_features(
-            image_store, frame_sizes, lambda: frozen.vae, accelerator, args.num_workers
-        ),
-    }  # fmt: skip
+        "recordings that cannot be read": audio_features(frozen, [pair.audio for pair in pairs], accelerator),
+        "frames that cannot be decoded": image_features(frozen, sizes, accelerator),
+    }
+    frozen.release()
     problems |= {kind: messages for kind, messages in unread.items() if messages}
-    entries = from_main(
-        accelerator, lambda: [(audio_store.entry(pair.audio), image_store.entry(pair.image)) for pair in pairs]
-    )
-    kept = [(pair, *entry) for pair, entry in zip(pairs, entries, strict=True) if None not in entry]
-    if not kept:
-        raise PairError(f"{args.data_dir}: nothing could be read: {'; '.join(describe(problems))}")
-    pairs, audio_entries, image_entries = zip(*kept, strict=True)
-    sizes_of_pairs = [frame_sizes[pair.image] for pair in pairs]
-    return CachedClips(pairs, sizes_of_pairs, draws, audio_entries, image_entries, latent_scale), problems
-
-
-def make_stores(args, frozen, sizes):
-    """The audio and the image features' places in --cache_dir."""
-    settings = {"num_crops": args.num_crops, "num_samples": frozen.num_samples()}
-    return (
-        FeatureStore(args.cache_dir, args.data_dir, "audio", settings, frozen.files("audio")),
-        FeatureStore(args.cache_dir, args.data_dir, "image", {"sizes": sizes}, frozen.files("image")),
-    )
+    audio, image = frozen.audio_store.entry, frozen.image_store.entry
+    found = from_main(accelerator, lambda: [(pair, audio(pair.audio), image(pair.image)) for pair in pairs])
+    found = [entries for entries in found if None not in entries]
+    if not found:
+        raise PairError(f"{args.data_dir}: no pair could be read; {'; '.join(describe(problems))}")
+    pairs, audio_entries, image_entries = zip(*found, strict=True)
+    sizes = [sizes[pair.image] for pair in pairs]
+    return CachedClips(pairs, sizes, draws, audio_entries, image_entries, latent_scale), problems

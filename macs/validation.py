@@ -12,23 +12,22 @@ from macs.explain import spectrogram_db
 class Validation:
     """Images of always the same clips from always the same noise, beside what was heard and the true frame."""
 
-    def __init__(self, args, frozen, sizes):
+    def __init__(self, args, accelerator, frozen):
         try:
             pairs, _ = find_pairs(args.data_dir, args.dataset_name, args.validation_set)
         except PairError:
             pairs, _ = find_pairs(args.data_dir, args.dataset_name, args.data_set)
-        first = list({pair.clip_id: pair for pair in reversed(pairs)}.values())[::-1][: args.validation_clips]
-        self.size, self.clips, embeddings = sizes[0], [], []
-        for pair in first:
+        self.size, self.clips = frozen.sizes[0], []
+        first_frames = {pair.clip_id: pair for pair in reversed(pairs)}
+        for pair in reversed(first_frames.values()):
+            if len(self.clips) == args.validation_clips:
+                break
             try:
-                waveform = read_crop(pair.audio, 0, args.num_crops, frozen.num_samples())
-                frame = read_image(pair.image, self.size)
-                embeddings.append(embeddings_of(pair.audio))
+                waveform = read_crop(pair.audio, 0, args.num_crops, frozen.num_samples)
+                self.clips.append((pair, waveform, read_image(pair.image, self.size)))
             except (AudioError, PairError, OSError) as error:
-                accelerator.print(f"left out of the figures: {error}")
-            else:
-                self.clips.append((pair, waveform, frame))
-        self.source_embeds = torch.stack(embeddings).to(accelerator.device) if embeddings else []
+                accelerator.print(f"not in the figures: {error}")
+        self.source_embeds = frozen.first_crops(accelerator, [pair.audio for pair, _, _ in self.clips])
 
     @torch.no_grad()
     def images(self, vae, unet, scheduler, prompt_embeds, seed):
@@ -40,7 +39,7 @@ class Validation:
         pipe.set_progress_bar_config(disable=True)
         images = []
         for number, embeds in enumerate(self.source_embeds):  # one by one: see MACSPipeline
-            embeds = embeds[None, None].to(unet.dtype)
+            embeds = embeds[None, None].to(unet.device, unet.dtype)
             images += pipe(
                 prompt_embeds=prompt_embeds.to(unet.dtype),
                 negative_prompt_embeds=prompt_embeds.to(unet.dtype),
