@@ -120,16 +120,18 @@ def make_scene(split, index, seed=0, num_sources=None, labels=None):
 
 
 def caption(labels, rng):
-    """Puts labels into words in a way drawn from rng, such as "a dog barking and a bell ringing by the sea"."""
+    """Puts labels into words in a way drawn from rng, such as "A dog barking and a bell ringing by the sea"."""
     labels = rng.permutation(labels).tolist()
     style = rng.integers(4)
     if style == 0:
-        return "the sound of " + " and ".join(labels)
+        return "The sound of " + " and ".join(labels)
     places = [PHRASES[name][1] for name in labels if name in AMBIENCES]
     events = [PHRASES[name][0] for name in labels if name in EVENTS]
     if style < 3 and events:
-        return " ".join([" and ".join(events), *places])
-    return ", ".join(PHRASES[name][0] for name in labels)
+        text = " ".join([" and ".join(events), *places])
+    else:
+        text = ", ".join(PHRASES[name][0] for name in labels)
+    return text[0].upper() + text[1:]
 
 
 def write_scene(scene, folder, stems=False):
