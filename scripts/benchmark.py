@@ -28,9 +28,24 @@ def interleaved(functions, repeats=5, device="cpu"):
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+def soundscapes(args):
+    """How many mixtures and pictures of the synthetic world one process makes per second."""
+    from macs.data.soundscapes import make_scene
+
+    makers = {
+        "mixtures": lambda: [make_scene("train", index).mixture for index in range(args.scenes)],
+        "pictures": lambda: [make_scene("train", index).image for index in range(args.scenes)],
+    }
+    for name, seconds in interleaved(makers).items():
+        print(f"{name}: {args.scenes / seconds:.0f} per second")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_subparsers(dest="subject", required=True)
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    subject = subjects.add_parser("soundscapes", help=soundscapes.__doc__)
+    subject.add_argument("--scenes", type=int, default=64, help="scenes in each repeat (default: 64)")
+    subject.set_defaults(function=soundscapes)
     args = parser.parse_args()
     args.function(args)
 
