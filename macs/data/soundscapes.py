@@ -66,8 +66,7 @@ class Scene:
         """
         stems = np.stack([synthesise(name, _rng(self, 1, place)) for place, name in enumerate(self.labels)])
         rng = _rng(self, 2)
-        decibels = [rng.uniform(-9, -2) if name in AMBIENCES else rng.uniform(-6, 0) for name in self.labels]
-        stems *= 10 ** (np.array(decibels, np.float32)[:, None] / 20)
+        stems *= 10 ** (rng.uniform(-6, 0, (len(stems), 1)).astype(np.float32) / 20)
         mixture = stems.sum(0)
         level = np.exp(rng.uniform(np.log(0.04), np.log(0.09)))  # the mixture's RMS: -28 to -21 dBFS
         stems *= min(level / mixture.std(), 0.95 / np.abs(mixture).max())
