@@ -1,135 +1,30 @@
 """Timings of MACS, each beside its baseline in the same run: python scripts/benchmark.py SUBJECT [--help].
 
-Machines are noisy: quote the ratios, which are medians over interleaved repeats, not the seconds.
+Machines are noisy: quote the ratios, which are medians over interleaved repeats, not the seconds. The subjects are the
+files of scripts/benchmarks/.
 """
 
 import argparse
-import statistics
+import importlib
 import sys
-import time
 from pathlib import Path
-
-import torch
-from diffusers import DPMSolverMultistepScheduler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def interleaved(functions, repeats=5, device="cpu"):
-    """Runs each of {name: function} once to warm up, then `repeats` times in turn; returns {name: median seconds}."""
-    seconds = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if torch.device(device).type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def random_pipeline(size, device, dtype):
-    """A MACSPipeline with random weights: the embedded architecture, or the full one on Stable Diffusion 1.4's."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel
-
-    from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
-    from scripts import make_tiny
-
-    torch.manual_seed(0)
-    tokenizer, clap_tokenizer = make_tiny.tokenizers()
-    if size == "tiny":
-        unet, vae, clap = make_tiny.make_unet(), make_tiny.make_vae(), make_tiny.make_clap(clap_tokenizer)
-        text_encoder, separator = make_tiny.make_text_encoder(tokenizer), Separator(channels=16)
-        adapter = AudioAdapter.from_unet(unet, embedding_dim=256, hidden_dim=512)
-    else:
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        vae = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-            block_out_channels=[128, 256, 512, 512], layers_per_block=2, sample_size=512,
-        )  # fmt: skip
-        text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, eos_token_id=1)
-        text_encoder, separator, clap = CLIPTextModel(text), Separator(), ClapEncoder(ClapConfig())
-        adapter = AudioAdapter.from_unet(unet)
-    scheduler = DPMSolverMultistepScheduler(**make_tiny.SCHEDULE)
-    pipe = MACSPipeline(vae, text_encoder, tokenizer, unet, scheduler, separator, clap, adapter)
-    pipe.to(device, dtype).set_progress_bar_config(disable=True)
-    return pipe
-
-
-@torch.no_grad()
-def pipeline(args):
-    """What sound adds to Stable Diffusion: the audio part and the adapter, against StableDiffusionPipeline."""
-    from diffusers import StableDiffusionPipeline
-
-    pipe = random_pipeline(args.size, args.device, getattr(torch, args.dtype))
-    stock = StableDiffusionPipeline(
-        pipe.vae,
-        pipe.text_encoder,
-        pipe.tokenizer,
-        pipe.unet,
-        pipe.scheduler,
-        None,
-        None,
-        requires_safety_checker=False,
-    )
-    stock.set_progress_bar_config(disable=True)
-    prompt_embeds, negative_prompt_embeds = pipe.encode_prompt("", args.device, 1, True)
-    for batch_size in args.batch_sizes:
-        mixtures = 0.1 * torch.randn(batch_size, pipe.separator.config.num_samples, device=args.device)
-        sources, embeddings = pipe.separate(mixtures), pipe.encode_audio(mixtures)
-        settings = {
-            "num_inference_steps": args.steps,
-            "height": args.height,
-            "width": args.height,
-            "output_type": "latent" if args.no_decode else "np",
-            "prompt_embeds": prompt_embeds.expand(batch_size, -1, -1),
-            "negative_prompt_embeds": negative_prompt_embeds.expand(batch_size, -1, -1),
-        }
-
-        def stable_diffusion(settings=settings):
-            with pipe.adapter.detached(pipe.unet):
-                stock(**settings)
-
-        seconds = interleaved(
-            {
-                "Stable Diffusion": stable_diffusion,
-                "MACS, embeddings given": lambda: pipe(source_embeds=embeddings, **settings),  # noqa: B023
-                "MACS": lambda: pipe(mixtures, **settings),  # noqa: B023
-                "separator": lambda: pipe.separate(mixtures),  # noqa: B023
-                "CLAP": lambda: pipe.encode_sources(sources),  # noqa: B023
-            },
-            args.repeats,
-            args.device,
-        )
-        print(f"batch {batch_size}, {args.size}, {args.dtype}, {args.steps} steps, {args.device}")
-        for name, value in seconds.items():
-            print(f"{name:>24}: {value:8.3f} s, {value / seconds['Stable Diffusion']:7.1%} of Stable Diffusion")
-        if torch.device(args.device).type == "cuda":
-            print(f"{'peak memory':>24}: {torch.cuda.max_memory_allocated() / 2**30:8.2f} GiB")
+SUBJECTS = ["pipeline", "soundscapes"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subjects = parser.add_subparsers(dest="subject", required=True)
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-    subject = subjects.add_parser(
-        "pipeline", help=pipeline.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("subject", choices=SUBJECTS)
+    subject = importlib.import_module(f"scripts.benchmarks.{parser.parse_args(sys.argv[1:2]).subject}")
+    parser = argparse.ArgumentParser(
+        prog=f"benchmark.py {sys.argv[1]}",
+        description=subject.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    subject.add_argument("--size", choices=["tiny", "sd14"], default="tiny", help="random weights of this architecture")
-    subject.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4])
-    subject.add_argument("--steps", type=int, default=20)
-    subject.add_argument("--height", type=int, default=None, help="pixels of a side; the model's own if not given")
-    subject.add_argument("--no_decode", action="store_true", help="leave the VAE out")
-    subject.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    subject.add_argument("--repeats", type=int, default=3)
-    subject.add_argument("--device", default=device)
-    subject.set_defaults(function=pipeline)
-
-    args = parser.parse_args()
-    args.function(args)
+    subject.add_arguments(parser)
+    subject.run(parser.parse_args(sys.argv[2:]))
 
 
 if __name__ == "__main__":
