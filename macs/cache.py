@@ -66,6 +66,8 @@ class FeatureStore:
                 header = json.loads(_shard(path).metadata()["header"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 tqdm.write(f"{path}: the shard cannot be read ({error}); its features are computed anew")
+                with contextlib.suppress(OSError):  # it is reported once
+                    os.replace(path, path.with_suffix(".damaged"))
                 continue
             for row, file in enumerate(header["files"]):
                 self.index[tuple(file)] = (path, row, header["group"])
@@ -97,8 +99,6 @@ class FeatureStore:
         path = self.folder / f"{hashlib.sha256(header.encode()).hexdigest()[:16]}.safetensors"
         beside = self.folder / f".{path.stem}-{os.getpid()}.partial"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "settings.json").write_text(json.dumps(self.settings, indent=2, default=str))
             save_file({"features": features.to("cpu", torch.float16).contiguous()}, beside, {"header": header})
             with open(beside, "rb") as file:
                 os.fsync(file.fileno())
@@ -106,8 +106,19 @@ class FeatureStore:
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)
             raise CacheError(
-                f"{path}: cannot be written ({error}); make room or choose another --cache_dir and start again, the "
-                "finished shards stay"
+                f"{path}: cannot be written ({error}); make room and start again, the finished shards stay"
+            ) from error
+
+    def make_folder(self):
+        """Makes the folder, before anything is computed for it. Raises CacheError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            settings = self.folder / f".settings-{os.getpid()}.partial"
+            settings.write_text(json.dumps(self.settings, indent=2))
+            os.replace(settings, self.folder / "settings.json")
+        except OSError as error:
+            raise CacheError(
+                f"{self.folder}: cannot be written ({error.strerror}); choose another --cache_dir"
             ) from error
 
 
@@ -155,7 +166,9 @@ def fill(store, files, read, make_encode, accelerator, num_workers=0):
     problems = []
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     mine = shards[accelerator.process_index :: accelerator.num_processes]
-    encode = make_encode() if mine else None
+    if mine:
+        store.make_folder()
+        encode = make_encode()
     with tqdm(
         total=sum(len(paths) for _, paths in mine), desc=f"{store.kind} features", unit="file",
         disable=not mine or not accelerator.is_local_main_process,

@@ -190,7 +190,7 @@ class PairedClips(Dataset):
         draws = self.draws(epoch, index, [side // self.latent_scale for side in self.sizes[index]])
         crop, flip = draws.pop("crop"), draws.pop("flip")
         skipped = []
-        for _ in range(ATTEMPTS):
+        for _ in range(min(ATTEMPTS, len(self))):
             try:
                 return draws | self.read(index, crop, flip) | {"index": index, "skipped": skipped}
             except (AudioError, PairError, OSError) as error:
