@@ -1,177 +1,30 @@
 """Timings of MACS, each beside its baseline in the same run: python scripts/benchmark.py SUBJECT [--help].
 
-Machines are noisy: quote the ratios, which are medians over interleaved repeats, not the seconds.
+Machines are noisy: quote the ratios, which are medians over interleaved repeats, not the seconds. The subjects are the
+files of scripts/benchmarks/.
 """
 
 import argparse
-import ctypes
-import itertools
-import statistics
+import importlib
 import sys
-import time
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
-def interleaved(functions, repeats=5, device="cpu"):
-    """Runs each of {name: function} once to warm up, then `repeats` times in turn; returns {name: median seconds}."""
-    seconds = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if torch.device(device).type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def direct_mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
-    """MixIT by direct enumeration: for each of the 2**M - 1 assignments the sums as waveforms and their SI-SDR."""
-
-    def si_sdr(estimate, reference):
-        estimate, reference = estimate - estimate.mean(-1, keepdim=True), reference - reference.mean(-1, keepdim=True)
-        scale = ((estimate * reference).sum(-1, keepdim=True) + eps) / (reference.square().sum(-1, keepdim=True) + eps)
-        target = scale * reference
-        return 10 * torch.log10((target.square().sum(-1) + eps) / ((target - estimate).square().sum(-1) + eps))
-
-    losses = []
-    for chosen in itertools.product((1.0, 0.0), repeat=sources.shape[1]):
-        chosen = sources.new_tensor(chosen)
-        if chosen.any():
-            losses.append(-si_sdr(chosen @ sources, mixture_1) - si_sdr((1 - chosen) @ sources, mixture_2))
-    return torch.stack(losses, dim=1).amin(1).mean()
-
-
-def peak_memory(function, device="cpu"):
-    """Peak memory (MiB) that a call takes beyond what is held before it; on the CPU of the whole process, on Linux."""
-
-    def resident(entry):
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
-        return int(line.split()[1]) / 1024
-
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory counts as resident until it is given back
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = resident("VmRSS")
-    function()
-    return resident("VmHWM") - before
-
-
-def mixit(args):
-    """mixit_loss, forward and backward, against direct enumeration: time, peak extra memory, difference in dB."""
-    from macs.losses import mixit_loss
-
-    generator = torch.Generator(args.device).manual_seed(0)
-    mixtures = torch.randn(args.batch_size, 2, args.samples, generator=generator, device=args.device)
-    share = torch.rand(args.batch_size, args.M, 2, generator=generator, device=args.device)
-    sources = share @ mixtures
-    sources += 0.1 * torch.randn(sources.shape, generator=generator, device=args.device)
-    sources.requires_grad_()
-
-    def step(loss):
-        sources.grad = None
-        value = loss(sources, mixtures[:, 0], mixtures[:, 1])
-        value.backward()
-        return value.item()
-
-    steps = {"closed form": lambda: step(mixit_loss), "enumeration": lambda: step(direct_mixit_loss)}
-    seconds = interleaved(steps, args.repeats, args.device)
-    memory = {}
-    for name, function in steps.items():
-        sources.grad = None
-        memory[name] = peak_memory(function, args.device)
-    difference = abs(steps["closed form"]() - steps["enumeration"]())
-    for name in steps:
-        print(f"{name:>12}: {seconds[name]:8.3f} s, peak {memory[name]:6.0f} MiB")
-    (ours, direct), (our_memory, direct_memory) = seconds.values(), memory.values()
-    print(f"{direct / ours:.0f} times faster, {our_memory / direct_memory:.3f} of the memory, {difference:.1e} dB off")
-
-
-def separator_step(args):
-    """A training step of stage one, by parts: U-Net, STFT, CLAP on all signals in one batch or one by one, losses."""
-    from transformers import ClapConfig
-
-    from macs import ClapEncoder, Separator
-    from macs.losses import contrastive_loss, mixit_loss, ranking_loss
-    from scripts.make_tiny import make_clap, tokenizers
-
-    torch.manual_seed(0)
-    channels, clap = (64, ClapEncoder(ClapConfig())) if args.size == "full" else (16, make_clap(tokenizers()[1]))
-    separator = Separator(args.M, channels).to(args.device)
-    clap = clap.to(args.device).eval().requires_grad_(False)
-    clips = 0.1 * torch.randn(args.batch_size, separator.config.num_samples, device=args.device)
-    partners = clips.roll(1, dims=0)
-    mixture = clips + partners
-    with torch.no_grad():
-        sources, power = separator(mixture), separator.masks(mixture)[1].abs().square()[:, None]
-        mixture_embeds = clap.encode_audio(mixture)
-        embeds = clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])
-    texts = torch.randn(args.batch_size, 10, embeds.shape[-1], device=args.device)
-    texts = torch.nn.functional.normalize(texts, dim=-1)
-    sources.requires_grad_()
-    embeds.requires_grad_()
-
-    def losses():
-        similarity = (embeds * mixture_embeds[:, None]).sum(-1)
-        alignment = contrastive_loss(embeds, texts, separator.logit_scale) + ranking_loss(similarity)
-        (mixit_loss(sources, clips, partners) + alignment).backward()
-
-    def one_by_one():
-        for signal in sources.flatten(0, 1):
-            clap.encode_audio(signal[None]).sum().backward(retain_graph=True)
-
-    seconds = interleaved(
-        {
-            "separator": lambda: separator(mixture).square().sum().backward(),
-            "U-Net": lambda: separator.unet(power).sum().backward(),
-            "CLAP, signals": lambda: clap.encode_audio(sources.flatten(0, 1)).sum().backward(),
-            "CLAP, signals one by one": one_by_one,
-            "CLAP, mixtures": lambda: torch.no_grad()(clap.encode_audio)(mixture),
-            "losses": losses,
-        },
-        args.repeats,
-        args.device,
-    )
-    one_by_one_seconds = seconds.pop("CLAP, signals one by one")
-    seconds["STFT and inverse"] = seconds.pop("separator") - seconds["U-Net"]
-    for name, value in seconds.items():
-        print(f"{name:>16}: {value:7.3f} s, {value / sum(seconds.values()):4.0%}")
-    print(f"CLAP on all signals in one batch: {one_by_one_seconds / seconds['CLAP, signals']:.1f} times faster")
+SUBJECTS = ["mixit", "pipeline", "separator_step", "soundscapes"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subjects = parser.add_subparsers(dest="subject", required=True)
-
-    subject = subjects.add_parser("mixit", help=mixit.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    subject.add_argument("--batch_size", type=int, default=8)
-    subject.add_argument("--M", type=int, default=6, help="signals")
-    subject.add_argument("--samples", type=int, default=128_000, help="length of the waveforms")
-    subject.add_argument("--repeats", type=int, default=3)
-    subject.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    subject.set_defaults(function=mixit)
-
-    subject = subjects.add_parser(
-        "separator-step", help=separator_step.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("subject", choices=SUBJECTS)
+    subject = importlib.import_module(f"scripts.benchmarks.{parser.parse_args(sys.argv[1:2]).subject}")
+    parser = argparse.ArgumentParser(
+        prog=f"benchmark.py {sys.argv[1]}",
+        description=subject.__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    subject.add_argument("--size", choices=["tiny", "full"], default="tiny", help="tiny: the embedded model's sizes")
-    subject.add_argument("--batch_size", type=int, default=8)
-    subject.add_argument("--M", type=int, default=6, help="signals")
-    subject.add_argument("--repeats", type=int, default=3)
-    subject.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    subject.set_defaults(function=separator_step)
-
-    args = parser.parse_args()
-    args.function(args)
+    subject.add_arguments(parser)
+    subject.run(parser.parse_args(sys.argv[2:]))
 
 
 if __name__ == "__main__":
