@@ -22,6 +22,7 @@ from macs.audio import SAMPLE_RATE, SILENCE, load_clip  # noqa: E402
 from macs.checkpoints import CheckpointError, export_separator, open_separator  # noqa: E402
 from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of  # noqa: E402
 from macs.data.labels import label_texts  # noqa: E402
+from macs.explain import sources_figure  # noqa: E402
 from macs.losses import contrastive_loss, mixit_loss, ranking_loss, si_sdr_improvement  # noqa: E402
 from macs.training import (  # noqa: E402
     EpochSampler,
@@ -191,34 +192,6 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
     return means, shown
 
 
-def draw_sources(mixture, sources, similarity, title):
-    """A figure of spectrograms: the mixture (T,) and its M ranked signals (M, T), each with its similarity."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    signals = torch.cat([mixture[None], sources])
-    stft = torch.stft(signals, 512, 128, window=torch.hann_window(512), return_complex=True)
-    level = 20 * stft.abs().clamp(min=1e-6).log10()  # (M + 1, F, T')
-    top = level.max().item()
-    columns = (len(sources) + 1) // 2
-    figure = plt.figure(figsize=(3 * (columns + 1), 5), layout="constrained")
-    grid = figure.add_gridspec(2, columns + 1)
-    cells = [grid[:, 0]] + [grid[i // columns, 1 + i % columns] for i in range(len(sources))]
-    names = ["mixture"] + [f"signal {i + 1}: similarity {value:.2f}" for i, value in enumerate(similarity.tolist())]
-    for cell, name, image in zip(cells, names, level, strict=True):
-        axes = figure.add_subplot(cell, title=name)
-        extent = (0, mixture.shape[-1] / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
-        shown = axes.imshow(image, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
-        axes.set(xlabel="s", ylabel="kHz")
-        axes.label_outer()
-    figure.colorbar(shown, ax=figure.axes, label="dB", shrink=0.6)
-    figure.suptitle(title)
-    plt.close(figure)
-    return figure
-
-
 def train(args):
     if args.batch_size < 2:
         raise TrainingError("--batch_size must be 2 or more: each clip is mixed with its neighbour in the batch.")
@@ -308,7 +281,10 @@ def train(args):
             summary = ", ".join(f"{name.split('/')[1]} {value:.3f}" for name, value in metrics.items())
             accelerator.print(f"epoch {position.epoch}: {summary}")
             if accelerator.is_main_process:
-                figure = draw_sources(**shown, title=f"validation mixture of two clips, epoch {position.epoch}")
+                figure = sources_figure(shown["mixture"], shown["sources"])
+                similarity = ", ".join(f"{value:.2f}" for value in shown["similarity"])
+                title = f"two clips mixed, after epoch {position.epoch}; similarity to the mixture {similarity}"
+                figure.suptitle(title, fontsize=8)
                 path = Path(args.output_dir) / "figures" / f"epoch_{position.epoch:03d}.png"
                 log_figure(accelerator, "validation", figure, path, position.step)
         save_checkpoint(accelerator, args.output_dir, position, settings, args.checkpoints_kept)
@@ -331,7 +307,7 @@ def train(args):
 def main():
     try:
         train(parse_arguments())
-    except (TrainingError, CheckpointError, FileNotFoundError, ValueError) as error:
+    except (TrainingError, CheckpointError, OSError, ValueError) as error:
         sys.exit(f"train_separator.py: {error}")
 
 
