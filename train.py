@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, set_seed
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
@@ -91,7 +91,7 @@ class Denoiser(nn.Module):
         super().__init__()
         unet.requires_grad_(trainable == "unet").eval()
         adapter.attach(unet)
-        adapter.requires_grad_(True)
+        adapter.requires_grad_(True).train()  # dropout
         if trainable == "unet":
             self.unet = unet
         else:
@@ -140,10 +140,10 @@ def make_model(args, embedding_dim, frozen_dtype):
     else:
         settings = Path(args.sd_path) / "adapter" / "config.json"
         hidden_dim = json.loads(settings.read_text())["hidden_dim"] if settings.is_file() else 2048
-        torch.manual_seed(args.seed)  # the same start in every process
+        set_seed(args.seed)  # the same start in every process
         adapter = AudioAdapter.from_unet(unet, args.M, embedding_dim, hidden_dim)
     if args.trainable == "adapter":
-        unet.to(frozen_dtype)
+        nn.Module.to(unet, frozen_dtype)  # diffusers' own warns without a reason
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return Denoiser(unet, adapter, args.trainable), unet, adapter
@@ -157,10 +157,12 @@ def add_features(batch, frozen):
     return batch
 
 
-def draw_validation(args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds, step):
+def draw_validation(args, accelerator, validation, frozen, unet, adapter, noise_scheduler, prompt_embeds, step):
     """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames and their images now."""
+    adapter.eval()
     with accelerator.autocast():  # in every process: where the UNet is sharded they must all take part
         images = validation.images(frozen.vae, unet, noise_scheduler, prompt_embeds, args.seed)
+    adapter.train()
     if accelerator.is_main_process:
         figure = validation.figure(images, f"after {step} steps")
         path = Path(args.output_dir) / "figures" / f"step_{step:06d}.png"
@@ -246,6 +248,7 @@ def train(args):
 
     # Models: only what is trained goes to the optimizer
     model, unet, adapter = make_model(args, frozen.embedding_dim, half)
+    set_seed(args.seed, device_specific=True)  # dropout
     unet.to(accelerator.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr)
@@ -267,7 +270,7 @@ def train(args):
 
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     draw = functools.partial(
-        draw_validation, args, accelerator, validation, frozen, unet, noise_scheduler, prompt_embeds
+        draw_validation, args, accelerator, validation, frozen, unet, adapter, noise_scheduler, prompt_embeds
     )
     skipped, broken_steps = set(), 0
     while position.epoch < args.epochs:

@@ -36,12 +36,14 @@ class FrozenModels:
     @functools.cached_property
     def audio(self):
         """(separator, CLAP)"""
-        separator, clap = open_audio_models(*self.audio_paths, self.args.M)
+        with torch.random.fork_rng(devices=[]):  # when they are loaded makes no difference to the training's dropout
+            separator, clap = open_audio_models(*self.audio_paths, self.args.M)
         return separator.requires_grad_(False).to(self.device), clap.requires_grad_(False).to(self.device)
 
     @functools.cached_property
     def vae(self):
-        vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
+        with torch.random.fork_rng(devices=[]):
+            vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
         return vae.requires_grad_(False).to(self.device)
 
     def release(self):
@@ -68,7 +70,7 @@ class FrozenModels:
     @functools.cached_property
     def audio_store(self):
         """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
-        settings = {"num_crops": self.args.num_crops, "num_samples": self.num_samples}
+        settings = {"num_crops": self.args.num_crops, "num_samples": self.num_samples, "num_sources": self.args.M}
         files = [file for path in self.audio_paths for file in weight_files(path)]
         return FeatureStore(self.args.cache_dir, self.args.data_dir, "audio", settings, files)
 

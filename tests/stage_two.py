@@ -61,7 +61,7 @@ def write_pairs(data_dir, count, sizes=((64, 64), (96, 48), (36, 64))):
     return folder
 
 
-def arguments(model, data_dir, output_dir, **options):
+def arguments(model, data_dir, output_dir, /, **options):
     """The command line of train.py for these, as a list."""
     options = {
         "sd_path": model, "data_dir": data_dir, "dataset_name": "Mine", "output_dir": output_dir, "M": 2,
