@@ -248,13 +248,13 @@ def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_together(model, shared, tmp_path):
-    launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launch = [sys.executable, *launch.split(), "--dynamo_backend", "no", "train.py"]
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch = [sys.executable, *launch.split(), "--dynamo_backend", "no", "--main_process_port", "0", "train.py"]
     options = {"cache_dir": tmp_path / "cache", "epochs": 2, "validation_steps": 3, "validation_clips": 1}
     process = start([*launch, *arguments(model, shared / "data", tmp_path / "out", **options)])
     output = process.communicate()[0]
     assert process.returncode == 0, output
-    assert output.count("16 frames to train on") == 1
+    assert output.count("16 frames to train on") == 1  # said by the main process alone
     # 9 batches of 2: 5 for each process, 3 optimizer steps of 2 micro-batches
     metrics = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in metrics] == [3, 6]
