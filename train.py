@@ -152,8 +152,15 @@ def make_model(args, embedding_dim, frozen_dtype):
 def add_features(batch, frozen):
     """Adds source_embeds and moments to a batch of waveforms and pixels, as the cache would hold them."""
     if "moments" not in batch:
-        batch["source_embeds"] = embed_sources(*frozen.audio, batch.pop("waveform"))
-        batch["moments"] = encode_images(frozen.vae, batch.pop("pixels"))
+        separator, clap = frozen.audio
+        heard = ~batch["dropped"]  # the embeddings of the others become zeros anyway
+        embeddings = torch.zeros(
+            len(heard), separator.config.num_sources, clap.config.projection_dim, device=heard.device
+        )
+        if heard.any():
+            embeddings[heard] = embed_sources(separator, clap, batch["waveform"][heard]).float()
+        batch["source_embeds"] = embeddings
+        batch["moments"] = encode_images(frozen.vae, batch["pixels"])
     return batch
 
 
@@ -230,6 +237,8 @@ def train(args):
     dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale)
     prompt_embeds = frozen.prompt_embeds().to(accelerator.device)
     validation = Validation(args, accelerator, frozen) if args.validation_steps else None
+    if args.cache_dir:
+        frozen.release()
     sampler = BucketBatchSampler(
         dataset.sizes, args.batch_size, args.seed, accelerator.num_processes, accelerator.process_index
     )

@@ -38,7 +38,8 @@ class FrozenModels:
         """(separator, CLAP)"""
         with torch.random.fork_rng(devices=[]):  # when they are loaded makes no difference to the training's dropout
             separator, clap = open_audio_models(*self.audio_paths, self.args.M)
-        return separator.requires_grad_(False).to(self.device), clap.requires_grad_(False).to(self.device)
+        separator.to(self.device, memory_format=torch.channels_last)  # its convolutions are faster so
+        return separator.requires_grad_(False), clap.requires_grad_(False).to(self.device)
 
     @functools.cached_property
     def vae(self):

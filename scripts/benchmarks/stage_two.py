@@ -5,6 +5,7 @@ eight times for a step. Ours takes the same 16 images to a step, in the micro-ba
 Random weights; recordings of 8 s and frames are read from files, by the training's own datasets.
 """
 
+import copy
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def run(args):
         frozen = SimpleNamespace(
             args=SimpleNamespace(num_crops=4, num_workers=0),
             num_samples=pipe.separator.config.num_samples,
-            audio=(pipe.separator, pipe.clap),
+            audio=(copy.deepcopy(pipe.separator).to(memory_format=torch.channels_last), pipe.clap),
             vae=pipe.vae,
             audio_store=FeatureStore(f"{folder}/cache", folder, "audio", {}, []),
             image_store=FeatureStore(f"{folder}/cache", folder, "image", {}, []),
