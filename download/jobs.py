@@ -76,18 +76,21 @@ def publish(source, target):
 
 
 def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
-    """The options that all downloads have in common."""
+    """The options that all long jobs have in common; without an interval, those of work that asks nobody."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--limit", type=int, help="take only the first so many of the list")
     parser.add_argument("--ids", type=lambda text: text.split(","), metavar="ID,ID",
                         help="take only these; write --ids=-abc where an id begins with a dash")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--workers", type=int, default=workers, help="how many at a time")
+    parser.add_argument("--retry_gone", action="store_true", help="try once more what is marked as gone")
+    if interval is None:
+        parser.set_defaults(interval=0.0, retries=0)
+        return
     parser.add_argument("--interval", type=float, default=interval,
                         help="seconds from the start of one request to the next, over all workers")
     parser.add_argument("--retries", type=int, default=retries,
                         help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them")
-    parser.add_argument("--retry_gone", action="store_true", help="ask once more for what is marked as gone")
 
 
 def select(jobs, args):
@@ -105,8 +108,8 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
     """Does all jobs that are not complete or gone yet, prints a summary, and returns the exit code of the run.
 
     work(job, folder, stop): does one job in an empty folder on root's disk, in a thread; returns facts for the journal
-        (a dict). Raises Gone or TryLater; anything else it raises counts as this job's failure, a full disk stops the
-        run. It should return early (Stopped) when the event `stop` is set.
+        (a dict; "reason" is printed too). Raises Gone or TryLater; anything else it raises counts as this job's
+        failure, a full disk stops the run. It should return early (Stopped) when the event `stop` is set.
     complete(job, entry): whether the job's results are in place; entry is its journal entry or None.
     finish([(job, folder, facts)]): if given, called in the main thread with `batch` finished jobs at a time, before
         they enter the journal, to do what is better done for many at once; it updates the facts.
@@ -189,6 +192,8 @@ def run_todo(todo, work, root, journal, args, unit, finish, batch, backoff):
             finish([(job, folder, facts) for job, folder, facts in finished])
         for job, folder, facts in finished:
             journal.add(job.id, "done", **facts)
+            if facts.get("reason"):
+                tqdm.write(f"{job.id}: {facts['reason']}")
             shutil.rmtree(folder, ignore_errors=True)
         finished.clear()
 
