@@ -23,6 +23,8 @@ from download.journal import Journal, read_journal
 PARTIAL = ".partial"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MIN_FREE_BYTES = 32 * 2**20     # below this a failure is put down to the disk, whatever it says
+STOPPED, SOME_FAILED, INTERRUPTED = 1, 3, 130    # exit codes
+BACKOFF = 2.0                   # seconds before the first new attempt, doubled with each
 PATIENCE = 10                   # so many failures in a row are not the clips' fault
 
 
@@ -104,8 +106,9 @@ def select(jobs, args):
     return jobs[:args.limit]
 
 
-def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=None, batch=1, backoff=2.0):
-    """Does all jobs that are not complete or gone yet, prints a summary, and returns the exit code of the run.
+def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=None, batch=1):
+    """Does all jobs that are not complete or gone yet, prints a summary, and returns the exit code of the run:
+    0 if all came to an end, SOME_FAILED, STOPPED (full disk, no network), INTERRUPTED (Ctrl-C).
 
     work(job, folder, stop): does one job in an empty folder on root's disk, in a thread; returns facts for the journal
         (a dict; "reason" is printed too). Raises Gone or TryLater; anything else it raises counts as this job's
@@ -133,14 +136,18 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
             known = journal.entries.get(job.id, {}).get("state")
             if job.id not in todo_ids and known not in ("done", "gone"):
                 journal.add(job.id, "done")
-        problem = run_todo(todo, work, root, journal, args, unit, finish, batch, backoff)
+        problem = run_todo(todo, work, root, journal, args, unit, finish, batch)
         shutil.rmtree(root / PARTIAL, ignore_errors=True)
         entries = journal.entries
     states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
     print(summary(jobs, entries, unit))
     if problem:
         print(f"Stopped: {problem} Run the same command again to continue.")
-    return 1 if problem or states["failed"] or states["open"] else 0
+    elif states["failed"]:
+        print("Run the same command again for those that failed.")
+    if problem:
+        return INTERRUPTED if problem == "interrupted." else STOPPED
+    return SOME_FAILED if states["failed"] else 0
 
 
 def remaining(jobs, entries, complete, retry_gone):
@@ -151,7 +158,7 @@ def remaining(jobs, entries, complete, retry_gone):
     return [job for job in jobs if not is_over(job)]
 
 
-def run_todo(todo, work, root, journal, args, unit, finish, batch, backoff):
+def run_todo(todo, work, root, journal, args, unit, finish, batch):
     """The loop of run_jobs. Returns why it stopped early, or None."""
     stop = threading.Event()
     pace = Pace(args.interval, stop)
@@ -175,7 +182,7 @@ def run_todo(todo, work, root, journal, args, unit, finish, batch, backoff):
                 if error.after:
                     pace.pause(error.after)
                 # the random part keeps the workers from coming back all at once; it touches no result
-                if stop.wait(backoff * 2 ** (failures - 1) * random.uniform(1, 1.5)):
+                if stop.wait(BACKOFF * 2 ** (failures - 1) * random.uniform(1, 1.5)):
                     raise Stopped from None
             except Stopped:
                 raise

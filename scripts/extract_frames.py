@@ -149,8 +149,8 @@ def choose_by_clip(batch, similarity, labels, num_frames, place):
 
 
 def labels_by_video(path):
-    """{video id as in the file names: labels}: LLP's ids lose their times, Landscape's (with #) are kept whole."""
-    return {name if "#" in name else name[:11]: labels for name, labels in read_labels(path).items()}
+    """{id as in the file names: labels}: LLP's ids (<11 characters>_20_30) lose their times, all others stay whole."""
+    return {re.sub(r"^(.{11})_[\d.]+_[\d.]+$", r"\1", id): names for id, names in read_labels(path).items()}
 
 
 def main(argv=None, similarity=ClipSimilarity):
