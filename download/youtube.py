@@ -60,7 +60,7 @@ def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookie
         "download_ranges": download_range_func(None, [(clip.start, clip.end)]),
         "force_keyframes_at_cuts": True,
         "outtmpl": {"default": "segment.%(ext)s"},
-        "paths": {"home": str(Path(folder).resolve()).replace("%", "%%")},
+        "paths": {"home": str(Path(folder).resolve())},
         "ffmpeg_location": ffmpeg,
         "cookiefile": cookies,
         "noplaylist": True,
@@ -81,7 +81,7 @@ def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookie
     except DownloadError as error:
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).split())
         if BLOCKED.search(reason):
-            raise TryLater(f"YouTube has had enough of this address: {reason}", BLOCKED_SECONDS) from None
+            raise TryLater(f"YouTube has had enough of this address: {plain(reason, clip)}", BLOCKED_SECONDS) from None
         if GONE.search(reason):
             raise Gone(plain(reason, clip)) from None
         raise TryLater(plain(" ".join([reason, *messages[-1:]]), clip)) from None
