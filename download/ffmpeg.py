@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 
 import imageio_ffmpeg
@@ -41,13 +42,14 @@ def run_ffmpeg(ffmpeg, arguments, folder=None, timeout=600):
     if "No space left on device" in result.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
-        raise FFmpegError(explain(result.stderr) or (lines[-1] if lines else f"exit code {result.returncode}"))
+        raise FFmpegError(explain(result.stderr) or f"ffmpeg ended with exit code {result.returncode}")
     return result.stderr
 
 
 def explain(stderr):
-    """In plain words what is wrong with the input, if ffmpeg's output shows it."""
+    """In plain words what is wrong with the input, or ffmpeg's own last words; None if it said nothing."""
+    if "received no packets" in stderr:
+        return "too short: not a single picture or sound could be decoded"
     if "moov atom not found" in stderr or "Invalid data found when processing input" in stderr:
         return "not a video that can be read: the file is damaged or cut off"
     streams = [line for line in stderr.split("Output #0")[0].splitlines() if "Stream #0:" in line]
@@ -55,4 +57,5 @@ def explain(stderr):
         return "no sound in it"
     if streams and not any("Video:" in line and "(attached pic)" not in line for line in streams):
         return "no pictures in it"
-    return None
+    lines = [line for line in stderr.splitlines() if line.strip() and line != "Conversion failed!"]
+    return re.sub(r"^(\[[^]]*\] )+", "", lines[-1]) if lines else None     # without [decoder @ 0x7f...]

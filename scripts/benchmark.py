@@ -9,6 +9,7 @@ import itertools
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,6 +97,46 @@ def mixit(args):
     print(f"{direct / ours:.0f} times faster, {our_memory / direct_memory:.3f} of the memory, {difference:.1e} dB off")
 
 
+def frames(args):
+    """Frame extraction in clips/s, all ten seconds of each clip, beside one ffmpeg call for each frame."""
+    import contextlib
+    import os
+    import subprocess
+    import tempfile
+
+    from download.ffmpeg import WAV_ARGUMENTS, find_ffmpeg
+    from scripts import extract_frames
+
+    ffmpeg = find_ffmpeg()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        video = args.video.resolve() if args.video else folder / "clip.mp4"
+        if not args.video:
+            subprocess.run([ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=30:d=10", "-f", "lavfi",
+                            "-i", "sine=d=10", "-pix_fmt", "yuv420p", video], check=True)
+        (folder / "videos").mkdir()
+        for number in range(args.clips):
+            (folder / "videos" / f"{number:011}.mp4").symlink_to(video)
+
+        def extract(workers):
+            with (tempfile.TemporaryDirectory(dir=folder) as data_dir, open(os.devnull, "w") as nowhere,
+                  contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)):
+                extract_frames.main(["--data_dir", data_dir, "--dataset_name", "LLP", "--split", "train", "--choose",
+                                     "all", "--video_dir", str(folder / "videos"), "--workers", str(workers)])
+
+        def extract_one_by_one():
+            for video in (folder / "videos").iterdir():
+                for second in range(10):
+                    subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", str(second + 0.5), "-i", video, "-frames:v",
+                                    "1", "-q:v", "2", folder / "frame.jpg"], check=True)
+                subprocess.run([ffmpeg, "-v", "error", "-y", "-i", video, *WAV_ARGUMENTS, folder / "a.wav"], check=True)
+
+        ways = {f"{workers} workers": partial(extract, workers) for workers in args.workers}
+        seconds = interleaved(ways | {"a call for each frame": extract_one_by_one}, args.repeats)
+    for name, median in seconds.items():
+        print(f"{name:>22}: {args.clips / median:6.2f} clips/s")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects = parser.add_subparsers(dest="subject", required=True)
@@ -107,6 +148,13 @@ def main():
     subject.add_argument("--repeats", type=int, default=3)
     subject.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     subject.set_defaults(function=mixit)
+
+    subject = subjects.add_parser("frames", help=frames.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    subject.add_argument("--video", type=Path, help="a clip; without it one of 10 s, 1280x720, 30 frames/s is made")
+    subject.add_argument("--clips", type=int, default=8, help="copies of it")
+    subject.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    subject.add_argument("--repeats", type=int, default=3)
+    subject.set_defaults(function=frames)
 
     args = parser.parse_args()
     args.function(args)
