@@ -5,14 +5,17 @@ stay in DATA_DIR/FSD50K/archives, which may be deleted afterwards.
 """
 
 import argparse
+import os
+import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from download.jobs import Gone, TryLater, add_job_arguments, check_disk, publish, run_jobs
+from download.jobs import INTERRUPTED, STOPPED, Gone, TryLater, add_job_arguments, run_jobs
 from download.split_zip import open_split_zip
 from download.web import RemoteFile, download_file, read_json
 
@@ -28,29 +31,32 @@ def main(argv=None, record=RECORD):
 
     # Download: the record names the parts of the archives, with sizes and checksums
     root = args.data_dir / "FSD50K"
+    folder = root / "archives"
     try:
         listing = read_json(record)["files"]
     except (Gone, TryLater) as error:
-        sys.exit(f"Zenodo's list of files could not be read ({error}). Is the network there? If only this machine has "
-                 f"none, put the files of https://zenodo.org/records/4060432 into {root / 'archives'} and unpack them "
-                 "with 7z.")
-    files = [RemoteFile(entry["key"], entry["links"]["self"], root / "archives" / entry["key"], entry["size"],
-                        entry["checksum"]) for entry in listing if Path(entry["key"]).stem in ARCHIVES]
+        print(f"Zenodo's list of files could not be read ({error}). Is the network there? For a machine without one, "
+              f"put the files of https://zenodo.org/records/4060432 into {folder} by hand; they are unpacked below.")
+        listing = []
+    files = [RemoteFile(entry["key"], entry["links"]["self"], folder / entry["key"], entry["size"], entry["checksum"])
+             for entry in listing if Path(entry["key"]).stem in ARCHIVES]
 
     def complete(file, entry):
         return file.path.is_file() and file.path.stat().st_size == file.size
     code = run_jobs(files, download_file, root, complete, args, journal_name="downloads.jsonl", unit="archive")
-    if args.dry_run:
+    if args.dry_run or code in (STOPPED, INTERRUPTED):
         return code
 
     # Unpack what is whole: .z01 to .z05, then .zip
     for name in ARCHIVES:
-        parts = sorted((file.path for file in files if file.path.stem == name),
-                       key=lambda path: (path.suffix == ".zip", path.suffix))
-        if parts and all(path.is_file() for path in parts):
+        parts = sorted(folder.glob(f"{name}.z*"), key=lambda path: (path.suffix == ".zip", path.suffix))
+        parts = [path for path in parts if path.suffix != ".part"]
+        if parts and all(file.path.is_file() for file in files if file.path.stem == name):
             code = unpack(parts, root) or code
+            if code == INTERRUPTED:
+                return code
         else:
-            print(f"{name}: not all of its parts are there, so it is not unpacked yet.")
+            print(f"{name}: not all of its parts are in {folder}, so it is not unpacked yet.")
             code = 1
     return code
 
@@ -58,7 +64,7 @@ def main(argv=None, record=RECORD):
 def unpack(parts, root):
     """Unpacks the wavs and the collection_*.csv files of an archive into root, leaving out those that are there.
 
-    Returns 1 if something in it could not be read, else 0.
+    Returns an exit code: 0, 1 if something in it could not be read, INTERRUPTED.
     """
     try:
         archive = open_split_zip(parts)
@@ -67,7 +73,7 @@ def unpack(parts, root):
         return 1
     failures = 0
     partial = root / "unpacking.part"
-    with archive:
+    try:
         for entry in tqdm(archive.infolist(), unit="file", desc=parts[-1].stem):
             name = PurePosixPath(entry.filename).name
             target = root / name
@@ -77,17 +83,20 @@ def unpack(parts, root):
                 continue
             try:
                 with archive.open(entry) as source, open(partial, "wb") as output:
-                    while data := source.read(2**20):
-                        output.write(data)
-            except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:
+                    shutil.copyfileobj(source, output, 2**20)   # compares the checksum in the archive at its end
+                os.replace(partial, target)
+            except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 tqdm.write(f"{parts[-1].stem}: {entry.filename}: {error}")
                 failures += 1
-                continue
-            except OSError as error:
-                check_disk(root)
-                sys.exit(f"{target}: {error}. Run the same command again to continue.")
-            publish(partial, target)
-    partial.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{root}: {error}. Free some space and run the same command again to continue.")
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped: interrupted. Run the same command again to continue.")
+        return INTERRUPTED
+    finally:
+        archive.close()
+        partial.unlink(missing_ok=True)
     return int(failures > 0)
 
 

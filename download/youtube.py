@@ -104,8 +104,8 @@ class Messages:
 
 
 def plain(reason, clip):
-    """The reason without the video's id, so that equal reasons can be counted."""
-    reason = re.sub(rf"\[[\w:]+\] {re.escape(clip.youtube_id)}: ", "", reason)
+    """The reason without the video's id and the exceptions behind it, so that equal reasons can be counted."""
+    reason = re.sub(rf"\[[\w:]+\] {re.escape(clip.youtube_id)}: | \(caused by .*", "", reason)
     return reason.replace(clip.youtube_id, "<id>")[:300]
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.journal import read_journal
 from macs.audio import SILENCE, AudioError, read_audio
-from scripts.dataset_figure import draw_report
+from scripts.dataset_figure import bytes_text, draw_report
 from scripts.extract_frames import labels_by_video
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
@@ -144,7 +144,7 @@ def report_text(root, journals, parts, labels, problems):
         lines += [f"  {count:6d} {state}: {reason}" for (state, reason), count in reasons.most_common(10)]
     for part in parts:
         frames = sum(map(len, part.frames.values()))
-        lines.append(f"{part.name}: {len(part.seconds)} clips, {frames} frames, {part.bytes / 1e9:.2f} GB")
+        lines.append(f"{part.name}: {len(part.seconds)} clips, {frames} frames, {bytes_text(part.bytes)}")
         if part.seconds:
             lengths = sorted(part.seconds.values())
             rates = ", ".join(f"{rate} Hz ({count})" for rate, count in part.sample_rates.most_common())

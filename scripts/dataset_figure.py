@@ -24,8 +24,7 @@ def draw_report(path, name, journals, parts, labels, num_problems):
         draw_sizes(axes[1, 1], parts)
         draw_labels(axes[1, 2], parts, labels)
         clips, frames = sum(len(part.seconds) for part in parts), sum(len(n) for p in parts for n in p.frames.values())
-        size = sum(part.bytes for part in parts)
-        size = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        size = bytes_text(sum(part.bytes for part in parts))
         right = f"{num_problems:,} to put right" if num_problems else "nothing to put right"
         figure.suptitle(f"{name}: {clips:,} clips, {frames:,} frames, {size}; {right}",
                         fontsize=13, fontweight="bold", x=0.01, ha="left")
@@ -131,6 +130,10 @@ def draw_labels(axis, parts, labels):
     frequent = Counter(name for names in of_clips for name in names).most_common(MAX_BARS)
     text = "\n".join(f"{count:,}  {shorten(name.replace('_', ' '), 24)}" for name, count in frequent)
     axis.text(0.99, 0.97, text, ha="right", va="top", transform=axis.transAxes, color="#555")
+
+
+def bytes_text(size):
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def shorten(text, length=48):

@@ -21,7 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import Gone, add_job_arguments, publish, run_jobs
+from download.jobs import SOME_FAILED, Gone, add_job_arguments, publish, run_jobs
 from download.journal import read_journal
 from macs.data.labels import read_labels
 
@@ -188,8 +188,9 @@ def main(argv=None, similarity=ClipSimilarity):
     ids = [id for id in events or paths if id in paths]
     print(f"{video_dir}: {len(ids)} of {len(events or paths)} videos are there.")
     if not ids:
-        raise SystemExit(f"{video_dir}: none of the videos is there. Expected <id>.mp4 as the download scripts leave "
-                         "them; name another folder by --video_dir.")
+        print(f"{video_dir}: nothing to extract. Expected <id>.mp4 as the download scripts leave them; name another "
+              "folder by --video_dir.")
+        return SOME_FAILED
     videos = [Video(id, paths[id], args.split or ("test" if is_test(id, args.test_fraction) else "train"),
                     tuple(events[id]) if events else None) for id in ids]
     labels = {}
