@@ -33,14 +33,21 @@ def find_ffmpeg():
 
 
 def run_ffmpeg(ffmpeg, arguments, folder=None, timeout=600):
-    """Runs ffmpeg in the folder and returns what it wrote to stderr. Raises FFmpegError, or OSError for a full disk."""
+    """Runs ffmpeg in the folder and returns what it wrote to stderr.
+
+    Raises FFmpegError if the input is to blame; else OSError for a full disk, TimeoutError, or RuntimeError if ffmpeg
+    was killed. Ctrl-C does not reach it (a session of its own): it may finish what it is at.
+    """
     command = [ffmpeg, "-nostdin", "-hide_banner", "-y", *map(str, arguments)]
     try:
-        result = subprocess.run(command, cwd=folder, timeout=timeout, capture_output=True, text=True, errors="replace")
+        result = subprocess.run(command, cwd=folder, timeout=timeout, capture_output=True, text=True, errors="replace",
+                                start_new_session=True)
     except subprocess.TimeoutExpired:
-        raise FFmpegError(f"ffmpeg was not done after {timeout} s") from None
+        raise TimeoutError(f"ffmpeg was not done after {timeout} s") from None
     if "No space left on device" in result.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    if result.returncode < 0 or "received signal" in result.stderr:
+        raise RuntimeError(f"ffmpeg was killed ({result.returncode})")
     if result.returncode:
         raise FFmpegError(explain(result.stderr) or f"ffmpeg ended with exit code {result.returncode}")
     return result.stderr

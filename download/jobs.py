@@ -129,7 +129,6 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
         return 0
 
     with Journal(root / journal_name) as journal:
-        shutil.rmtree(root / PARTIAL, ignore_errors=True)       # what a killed run was at
         todo = remaining(jobs, journal.entries, complete, args.retry_gone)
         todo_ids = {job.id for job in todo}
         for job in jobs:    # killed between the renaming and the journal
@@ -137,7 +136,7 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
             if job.id not in todo_ids and known not in ("done", "gone"):
                 journal.add(job.id, "done")
         problem = run_todo(todo, work, root, journal, args, unit, finish, batch)
-        shutil.rmtree(root / PARTIAL, ignore_errors=True)
+        shutil.rmtree(root / PARTIAL, ignore_errors=True)       # also what a killed run was at
         entries = journal.entries
     states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
     print(summary(jobs, entries, unit))
@@ -231,11 +230,12 @@ def run_todo(todo, work, root, journal, args, unit, finish, batch):
                 bar.update()
                 bar.set_postfix(counts)
             if in_a_row >= PATIENCE:
-                problem = f"{in_a_row} failures in a row, the last one: {reason} Is the network there?"
+                problem = f"{in_a_row} failures in a row, hardly the {unit}s' fault; the last one: {reason}."
                 break
         record(finished)
     except KeyboardInterrupt:
         problem = "interrupted."
+        tqdm.write("Stopping as soon as what is under way is done ...")
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise

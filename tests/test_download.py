@@ -201,7 +201,7 @@ def test_no_network_stops_the_run_and_gives_nothing_up(tmp_path, capsys):
     assert fetch(refused, tmp_path, names, retries=0) == jobs.STOPPED
     states = [entry["state"] for entry in read_journal(tmp_path / "downloads.jsonl")[0].values()]
     assert 10 <= len(states) <= 12 and set(states) == {"failed"}
-    assert "Is the network there?" in capsys.readouterr().out
+    assert "Stopped: 10 failures in a row" in capsys.readouterr().out
 
 
 def test_requests_keep_their_distance():
@@ -267,10 +267,18 @@ def test_results_found_without_an_entry_enter_the_journal_unasked(tmp_path):
         return write_text(job, folder, stop)
     assert run(tmp_path, ["a", "b"], work) == 0
     assert asked == ["b"]
-    assert {e["state"] for e in read_journal(tmp_path / "journal.jsonl")[0].values()} == {"done"}
+    entries, _ = read_journal(tmp_path / "journal.jsonl")
+    assert {id: entry["state"] for id, entry in entries.items()} == {"a": "done", "b": "done"}
     (tmp_path / "b.txt").unlink()       # lost by the user: fetched again, whatever the journal says
     assert run(tmp_path, ["a", "b"], work) == 0
     assert asked == ["b", "b"]
+
+
+def test_results_are_renamed_into_place_not_copied(tmp_path):
+    (tmp_path / "new").write_text("whole")
+    inode = (tmp_path / "new").stat().st_ino
+    jobs.publish(tmp_path / "new", tmp_path / "folder" / "-a#1")
+    assert (tmp_path / "folder" / "-a#1").stat().st_ino == inode and not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_stops_the_run_with_one_line(tmp_path, capsys):

@@ -288,6 +288,17 @@ def test_bad_videos_get_one_line_each_and_the_rest_goes_on(tmp_path, source, cap
     assert images(tmp_path)["good_frame_9"] == 95 and images(tmp_path)["-cut_frame_2"] == 25
 
 
+def test_a_killed_ffmpeg_is_no_reason_to_give_a_video_up(tmp_path, source, monkeypatch):
+    killer = tmp_path / "ffmpeg"    # answers -version, and is killed at work
+    killer.write_text("#!/bin/sh\n[ \"$1\" = -version ] || kill -9 $$\n")
+    killer.chmod(0o755)
+    videos_in(tmp_path, {"-a": source})
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(killer))
+    assert extract(tmp_path) == 3
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    assert extract(tmp_path) == 0 and len(images(tmp_path)) == 1
+
+
 def test_a_missing_folder_and_a_missing_ffmpeg_are_one_clear_line(tmp_path, capsys, monkeypatch):
     assert extract(tmp_path) != 0
     assert "nothing to extract" in capsys.readouterr().out
