@@ -24,7 +24,8 @@ def run(args):
     with tempfile.TemporaryDirectory() as folder:
         videos = make_videos(ffmpeg, args, Path(folder))
         ways = {f"{workers} workers": partial(extract, videos, workers) for workers in args.workers}
-        seconds = interleaved(ways | {"a call for each frame": partial(extract_one_by_one, ffmpeg, videos)}, args.repeats)
+        ways["a call for each frame"] = partial(extract_one_by_one, ffmpeg, videos)
+        seconds = interleaved(ways, args.repeats)
     for name, median in seconds.items():
         print(f"{name:>22}: {args.clips / median:6.2f} clips/s")
 
@@ -53,6 +54,6 @@ def extract(videos, workers):
 def extract_one_by_one(ffmpeg, videos):
     for video in videos.iterdir():
         for second in range(10):
-            subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", str(second + 0.5), "-i", video, "-frames:v", "1", "-q:v",
-                            "2", videos.parent / "frame.jpg"], check=True)
+            subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", str(second + 0.5), "-i", video, "-frames:v", "1",
+                            "-q:v", "2", videos.parent / "frame.jpg"], check=True)
         subprocess.run([ffmpeg, "-v", "error", "-y", "-i", video, *WAV_ARGUMENTS, videos.parent / "a.wav"], check=True)
