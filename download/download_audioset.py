@@ -44,10 +44,13 @@ def main(argv=None, download=download_segment):
     add_job_arguments(parser)
     args = parser.parse_args(argv)
 
-    clips = read_clips(args.csv)
-    if args.frames_json:
-        wanted = json.loads(args.frames_json.read_text())
-        clips = [clip for clip in clips if clip.id in wanted]
+    try:
+        clips = read_clips(args.csv)
+        if args.frames_json:
+            wanted = json.loads(args.frames_json.read_text())
+            clips = [clip for clip in clips if clip.id in wanted]
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     return download_clips(clips, args.data_dir / "AudioSet" / "download", args, download)
 
 

@@ -52,7 +52,11 @@ def main(argv=None, download=download_segment):
     args = parser.parse_args(argv)
     if args.from_folder:
         download = from_folder(args.from_folder, download)
-    return download_clips(read_clips(args.csv), args.data_dir / "Landscape" / "download", args, download)
+    try:
+        clips = read_clips(args.csv)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    return download_clips(clips, args.data_dir / "Landscape" / "download", args, download)
 
 
 if __name__ == "__main__":

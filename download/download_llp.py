@@ -37,7 +37,11 @@ def main(argv=None, download=download_segment):
     add_arguments(parser)
     add_job_arguments(parser)
     args = parser.parse_args(argv)
-    return download_clips(read_clips(args.csv, args.min_labels), args.data_dir / "LLP" / "download", args, download)
+    try:
+        clips = read_clips(args.csv, args.min_labels)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    return download_clips(clips, args.data_dir / "LLP" / "download", args, download)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,10 @@ def main(argv=None):
     if not parts:
         problems.append(("no splits", root, "neither train/ nor test/ in it; run scripts/extract_frames.py"))
     label_files = args.labels_csv or (sorted(root.glob("collection_*.csv")) if single else [])
-    labels = {id: names for path in label_files for id, names in labels_by_video(path).items()}
+    try:
+        labels = {id: names for path in label_files for id, names in labels_by_video(path).items()}
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     if labels:
         check_labels(parts, labels, single, problems)
     if not single:

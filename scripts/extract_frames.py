@@ -48,7 +48,10 @@ def read_frames_json(path):
     Counts (LLP_*.json): n_0, n_1, ..., the events in each second. Else (audioset_eval_frames.json) the best seconds
     themselves, in ascending order, which ten counts never are in all videos of a file.
     """
-    events = json.loads(Path(path).read_text())
+    try:
+        events = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: cannot be read as JSON ({error}).") from None
     if not (isinstance(events, dict) and events and all(
             isinstance(values, list) and all(isinstance(value, int) for value in values)
             for values in events.values())):
@@ -197,7 +200,10 @@ def main(argv=None, similarity=ClipSimilarity):
     if args.choose == "clip":
         if not args.labels_csv:
             parser.error("--choose clip needs --labels_csv")
-        labels = labels_by_video(args.labels_csv)
+        try:
+            labels = labels_by_video(args.labels_csv)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
         if unknown := [id for id in ids if not labels.get(id)]:
             print(f"{args.labels_csv}: {len(unknown)} videos have no labels and are left out: {', '.join(unknown[:5])}")
             videos = [video for video in videos if labels.get(video.id)]

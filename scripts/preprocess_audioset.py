@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -53,7 +54,11 @@ def main(argv=None):
     parser.add_argument("--output", type=Path, required=True, help="the json to write")
     args = parser.parse_args(argv)
 
-    frames = {video: best_seconds(events_at_once(events)) for video, events in read_events(args.events).items()}
+    try:
+        events_of = read_events(args.events)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    frames = {video: best_seconds(events_at_once(events)) for video, events in events_of.items()}
     write_json(frames, args.output)
     print(f"{args.output}: {len(frames)} videos, {sum(map(len, frames.values()))} best seconds in all")
 

@@ -61,6 +61,17 @@ def counts_of_predictions(path, threshold=0.5):
     return {str(id)[:11]: row for id, row in zip(ids, counts.tolist(), strict=True)}
 
 
+def read_annotations(args):
+    """The counts of the annotations that the arguments name; says of which videos there are none."""
+    videos = list(read_labels(args.videos))
+    audible, visible = read_events(args.audio_events), read_events(args.visual_events)
+    for path, events in ((args.audio_events, audible), (args.visual_events, visible)):
+        if missing := [video for video in videos if video not in events]:
+            print(f"{path}: no events of {len(missing)} videos, so none of their events is both heard and seen: "
+                  f"{', '.join(missing[:5])} ...")
+    return counts_of_annotations(videos, audible, visible)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="the json to write")
@@ -73,16 +84,10 @@ def main(argv=None):
     if (args.videos is None) == (args.predictions is None):
         parser.error("give either --videos (for annotations) or --predictions")
 
-    if args.predictions:
-        counts = counts_of_predictions(args.predictions, args.threshold)
-    else:
-        videos = list(read_labels(args.videos))
-        audible, visible = read_events(args.audio_events), read_events(args.visual_events)
-        counts = counts_of_annotations(videos, audible, visible)
-        for path, events in ((args.audio_events, audible), (args.visual_events, visible)):
-            if missing := [video for video in videos if video not in events]:
-                print(f"{path}: no events of {len(missing)} videos, so none of their events is both heard and seen: "
-                      f"{', '.join(missing[:5])} ...")
+    try:
+        counts = counts_of_predictions(args.predictions, args.threshold) if args.predictions else read_annotations(args)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     write_json(counts, args.output)
     none = sum(max(row) == 0 for row in counts.values())
     print(f"{args.output}: {len(counts)} videos; in {none} of them no event is heard and seen at the same time")

@@ -563,6 +563,16 @@ def test_wrong_columns_name_the_file_and_what_was_expected(tmp_path, read, text)
         read(path)
 
 
+def test_a_wrong_or_missing_list_is_one_line_of_the_command(tmp_path):
+    path = tmp_path / "list.csv"
+    for text in (None, "a,b\n1,2\n"):
+        if text:
+            path.write_text(text)
+        for script in (download_llp, download_audioset, download_landscape):
+            with pytest.raises(SystemExit, match=r"list\.csv"):
+                script.main(["--data_dir", str(tmp_path), "--csv", str(path)])
+
+
 # FSD50K and the assets
 
 def split_zip(path, members, num_parts):
