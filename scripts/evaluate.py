@@ -1,0 +1,311 @@
+"""The paper's seven measures of generated images, beside the paper's rows: FID, CLIP-FID, KID, AIS, AIS-z, IIS, IIS-z.
+
+    python scripts/evaluate.py --pred outputs/llp --data_dir data --dataset_name LLP
+    python scripts/evaluate.py --pred mine=outputs/a other=outputs/b --data_dir data --dataset_name Landscape --folds 5
+
+Generated images are FOLDER/<clip id>.png; clips and ground truth DATA_DIR/DATASET_NAME/DATA_SET/{audio/<id>.wav,
+image/<id>_frame_<n>.jpg}. Ids are matched exactly; what has no partner is counted and named. Every file is encoded
+once and its features kept in --cache_dir by its content, so that a second evaluation encodes nothing.
+
+FID, CLIP-FID and KID compare all generated images with all frames; AIS and IIS average over pairs. The 95% intervals
+resample clips with replacement, each with its generated image, its frames and its audio together, the same resamples
+for every model, so that differences of models are paired. FID's resamples are first-order (infinitesimal jackknife).
+Intervals are the spread at this number of clips: FID also falls as images are added, so compare it at equal numbers.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from macs.audio import AUDIO_SUFFIXES  # noqa: E402
+from macs.encoders import ClipImageEncoder, InceptionEncoder, Wav2ClipEncoder, load_encoder  # noqa: E402
+from macs.evaluation import (  # noqa: E402
+    LOWER_IS_BETTER,
+    MEASURES,
+    NAMES,
+    PAPER,
+    Embedded,
+    Estimate,
+    evaluate,
+    evaluate_folds,
+    find_files,
+    match_ids,
+)
+from macs.features import encode_files  # noqa: E402
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def parse_args(argv=None):
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    add = parser.add_argument
+    add("--pred", nargs="+", action="extend", required=True, metavar="[NAME=]FOLDER", help="folders of generated images, <clip id>.png")
+    add("--data_dir", default="data", help="folder of the datasets")
+    add("--dataset_name", default="LLP", help="LLP, AudioSet, Landscape or your own; chooses the paper's rows")
+    add("--data_set", default="test", help="split: test or train")
+    add("--audio_dir", help="the clips, instead of DATA_DIR/DATASET_NAME/DATA_SET/audio")
+    add("--image_dir", help="the ground-truth frames, instead of DATA_DIR/DATASET_NAME/DATA_SET/image")
+    add("--measures", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="MEASURE", help=" ".join(MEASURES))
+    add("--clip", help="CLIP of the CLIP-FID, AIS and IIS: folder or hub id (openai/clip-vit-base-patch32)")
+    add("--wav2clip", help="Wav2CLIP.pt of the AIS (its release is downloaded)")
+    add("--inception", help="folder with inception-2015-12-05.pt of the FID and KID (clean-fid's, downloaded)")
+    add("--resamples", type=int, default=1000, help="bootstrap resamples behind the 95%% intervals; 0: none")
+    add("--folds", type=int, default=0, help="mean and deviation over so many disjoint parts (the paper: 5) instead")
+    add("--seed", type=int, default=0, help="of the resamples, the folds and KID's subsets")
+    add("--batch_size", type=int, default=64, help="files per batch")
+    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read files")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda: all visible GPUs; cuda:1; cpu")
+    add("--cache_dir", default="cache/features", help="features by content; '' keeps none")
+    add("--output_dir", default="output/evaluation", help="gets results.json, table.txt, table.png")
+    args = parser.parse_args(argv)
+    if args.folds and args.folds < 2:
+        parser.error(f"--folds {args.folds}: expected 2 or more, or 0 for none")
+    root = Path(args.data_dir, args.dataset_name, args.data_set)
+    args.audio_dir, args.image_dir = args.audio_dir or root / "audio", args.image_dir or root / "image"
+    args.models = {}
+    for item in args.pred:
+        name, equals, folder = item.partition("=")
+        if not equals or Path(item).exists():
+            name, folder = Path(item).resolve().name, item
+        if name in args.models:
+            parser.error(f"--pred: two folders are called {name}; write NAME=FOLDER")
+        args.models[name] = folder
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    measures = [m for m in MEASURES if m in args.measures]
+
+    # Which files there are
+    images = {name: find_files(folder, IMAGE_SUFFIXES) for name, folder in args.models.items()}
+    frames = clips = {}
+    if set(measures) - {"ais", "ais_z"}:
+        frames = find_files(args.image_dir, IMAGE_SUFFIXES, frames=True)
+    if set(measures) & {"ais", "ais_z"}:
+        clips = find_files(args.audio_dir, AUDIO_SUFFIXES)
+
+    # Every file through its encoders, once
+    image_encoders = {}
+    if set(measures) & {"fid", "kid"}:
+        image_encoders["inception"] = load_encoder(args.inception, InceptionEncoder)
+    if set(measures) - {"fid", "kid"}:
+        image_encoders["clip"] = load_encoder(args.clip, ClipImageEncoder)
+    audio_encoders = {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if clips else {}
+    every_gpu = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    devices = every_gpu if args.device == "cuda" else [args.device]
+    settings = (args.cache_dir or None, args.batch_size, args.num_workers, devices)
+
+    wanted = set().union(*images.values())  # the audio of clips without any image is in no measure
+    image_paths = [p for found in (*images.values(), frames) for paths in found.values() for p in paths]
+    features, errors = encode_files(image_paths, image_encoders, *settings)
+    rows = {path: k for k, path in enumerate(image_paths)}
+    if clips:
+        audio_paths = [paths[0] for i, paths in clips.items() if i in wanted]
+        audio_features, audio_errors = encode_files(audio_paths, audio_encoders, *settings)
+        audio_rows, errors = {path: k for k, path in enumerate(audio_paths)}, errors | audio_errors
+
+    def embedded(found, features, rows):
+        kept = [(i, rows[p]) for i, paths in found.items() for p in paths if p in rows and p not in errors]
+        return Embedded([i for i, _ in kept], {name: x[[row for _, row in kept]] for name, x in features.items()})
+
+    generated = {name: embedded(found, features, rows) for name, found in images.items()}
+    truth = embedded(frames, features, rows) if frames else None
+    heard = embedded(clips, audio_features, audio_rows) if clips else None
+
+    # The measures
+    ids = sorted(wanted | set(frames) | (set(clips) & wanted))
+    results, folds = {}, {}
+    for name, model in generated.items():
+        if not model.ids:
+            raise SystemExit(f"{args.models[name]}: none of its images could be read:\n{_listed(errors, 'reasons')}")
+        if args.folds:
+            parts = evaluate_folds(model, truth, heard, measures, ids, args.folds, args.seed, devices[0])
+            folds[name] = {m: [part[m].value for part in parts] for m in measures}
+            results[name] = {
+                m: Estimate(float(np.mean(v)), sum(part[m].n for part in parts), np.array(v))
+                for m, v in folds[name].items()
+            }
+        else:
+            results[name] = evaluate(model, truth, heard, measures, ids, args.resamples, args.seed, devices[0])
+
+    # What has no partner
+    notes = []
+    for name in args.models:
+        for found, what in ((clips, "clip"), (frames, "frame")):
+            if found:
+                notes.append(_unmatched(f"{name}: images without a {what}", match_ids(images[name], found)))
+                notes.append(_unmatched(f"{name}: {what}s' ids without an image", match_ids(found, images[name])))
+    notes += [{"what": "files that could not be read, left out", "names": {str(p): r for p, r in errors.items()}}]
+    notes = [note for note in notes if note["names"]]
+
+    # Results, as text, JSON and figure
+    differences = {} if args.folds else _differences(results)
+    paper = PAPER.get(args.dataset_name, {})
+    text = table(args, measures, results, differences, paper, notes)
+    print(text)
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "table.txt", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    report = {
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "encoders": {name: e.identity for name, e in {**image_encoders, **audio_encoders}.items()},
+        "models": {
+            name: {m: _entry(e, folds.get(name, {}).get(m)) for m, e in estimates.items()}
+            for name, estimates in results.items()
+        },
+        "differences": {name: {m: _entry(e) for m, e in d.items()} for name, d in differences.items()},
+        "paper": paper,
+        "left_out": notes,
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(output / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    _write(output / "table.png", lambda path: figure(path, args, measures, results, paper))
+    print(f"\nWritten: {output / 'results.json'}, {output / 'table.txt'}, {output / 'table.png'}")
+
+
+def table(args, measures, results, differences, paper, notes):
+    """The paper's rows for the set, the models' with their intervals below them, differences, and what was left out."""
+    arrow = {m: "↓" if m in LOWER_IS_BETTER else "↑" for m in MEASURES}
+    rows = [[f"{args.dataset_name}", *(f"{NAMES[m]} {arrow[m]}" for m in measures)]]
+    rows += [[f"{name} (paper)", *(_number(m, row[m]) for m in measures)] for name, row in paper.items()]
+    for name, estimates in results.items():
+        rows += [[], [name, *(_number(m, estimates[m].value) for m in measures)]]
+        rows += [["", *(_spread(args, m, estimates[m]) for m in measures)]]
+    for name, estimates in differences.items():
+        rows += [[], [name, *(_number(m, e.value, "+") for m, e in estimates.items())]]
+        rows += [["", *(_spread(args, m, e, "+") for m, e in estimates.items())]]
+    widths = [max(len(row[k]) for row in rows if row) for k in range(len(measures) + 1)]
+    lines = [
+        "   ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        if row
+        else ""
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+
+    if args.folds:
+        lines += ["", f"Mean ± deviation over {args.folds} folds. FID is higher on a fold than on all: it has fewer images."]
+    elif args.resamples:
+        lines += ["", f"[95% intervals]: {args.resamples} resamples of the clips, the same for every model."]
+    if not paper:
+        lines += [f"No rows of the paper are known for {args.dataset_name}."]
+    for name, estimates in results.items():
+        lines += [f"{name}: " + ", ".join(f"{NAMES[m]} of {e.n}" for m, e in estimates.items())]
+        for m, e in estimates.items():
+            if not np.isfinite(e.value):
+                lines += [f"{name}: {NAMES[m]} is undefined: {_undefined(m, e)}"]
+    return "\n".join(lines + [_listed(note["names"], note["what"]) for note in notes])
+
+
+def _number(measure, value, sign=""):
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:{sign}.{2 if measure in ('fid', 'clip_fid') else 4}f}"
+
+
+def _spread(args, measure, estimate, sign=""):
+    if args.folds:
+        return f"±{_number(measure, np.std(estimate.resamples, ddof=1))}"
+    low_high = estimate.interval
+    return f"[{_number(measure, low_high[0], sign)}, {_number(measure, low_high[1], sign)}]" if low_high else ""
+
+
+def _undefined(measure, estimate):
+    if measure in LOWER_IS_BETTER:
+        return "it needs two images and two frames at least"
+    if estimate.n == 0:
+        return "no image has a partner of the same id"
+    return "it holds each image against those of other clips: at least two, and not all alike"
+
+
+def figure(path, args, measures, results, paper):
+    """One panel per measure: the paper's rows in grey, the models' in colour with their intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = [f"{name} (paper)" for name in paper] + list(results)
+    height = 1.3 + 0.32 * len(names)
+    fig, axes = plt.subplots(1, len(measures), figsize=(1.6 + 1.75 * len(measures), height), sharey=True, squeeze=False)
+    for m, ax in zip(measures, axes[0], strict=True):
+        for y, row in enumerate(paper.values()):
+            if row[m] is not None:
+                ax.plot(row[m], y, "o", color="0.55", markersize=6)
+        for k, estimates in enumerate(results.values()):
+            e, y, colour = estimates[m], len(paper) + k, f"C{k}"
+            if not np.isfinite(e.value):
+                ax.text(0.5, y, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center", color=colour)
+                continue
+            deviation = np.std(e.resamples, ddof=1) if args.folds else 0
+            low, high = (e.value - deviation, e.value + deviation) if args.folds else e.interval or (e.value, e.value)
+            ax.plot((low, high), (y, y), color=colour, linewidth=2, solid_capstyle="butt")
+            ax.plot(e.value, y, "o", color=colour, markersize=7)
+        ax.set_title(f"{NAMES[m]} {'↓' if m in LOWER_IS_BETTER else '↑'}", fontsize=11)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.margins(x=0.15)
+        ax.locator_params(axis="x", nbins=3)
+        ax.grid(axis="x", color="0.92")
+        ax.set_axisbelow(True)
+        ax.tick_params(labelsize=9, length=0)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    spread = f"deviation over {args.folds} folds" if args.folds else "95% interval"
+    fig.suptitle(f"{args.dataset_name} ({args.data_set}), bars: {spread}", fontsize=11, x=0.01, ha="left")
+    fig.tight_layout()
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def _differences(results):
+    """{"b - a": {measure: Estimate}}: every further model less the first, resample by resample."""
+    (first, base), *others = results.items()
+    return {
+        f"{name} - {first}": {
+            m: Estimate(e.value - base[m].value, min(e.n, base[m].n), e.resamples - base[m].resamples)
+            for m, e in estimates.items()
+        }
+        for name, estimates in others
+    }
+
+
+def _unmatched(what, missing):
+    return {"what": what, "names": {i: twin and f"differs only in case from {twin}" for i, twin in missing.items()}}
+
+
+def _listed(names, what, most=5):
+    lines = [f"{what}: {len(names)}"]
+    lines += [f"    {name}" + (f" ({why})" if why else "") for name, why in list(names.items())[:most]]
+    return "\n".join(lines + (["    ... all of them in results.json"] if len(names) > most else []))
+
+
+def _finite(value):
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _entry(estimate, folds=None):
+    entry = {"value": _finite(estimate.value), "n": estimate.n}
+    if folds is not None:
+        return entry | {"deviation": _finite(np.std(folds, ddof=1)), "folds": [_finite(v) for v in folds]}
+    return entry | {"interval_95": estimate.interval}
+
+
+def _write(path, write):
+    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    write(partial)
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    main()
