@@ -4,7 +4,22 @@
 UNet with the audio keys and values).
 """
 
+import json
+import pickle
 import re
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import ClapConfig
+
+from macs.adapter import AudioAdapter, cross_attention_sizes
+from macs.clap import ClapEncoder
+from macs.pipeline import MACSPipeline
+from macs.separator import Separator
 
 # LAION's names of CLAP's parts -> transformers' (correspondence: transformers' CLAP conversion script)
 CLAP_RENAMES = [
@@ -41,3 +56,170 @@ def clap_from_laion(state_dict):
         else:
             renamed[name] = value
     return renamed
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be opened; the message names the file, the entry, what was expected and what came."""
+
+
+def _find(pt_path, filename):
+    """A file of a local folder or of a hub repository (downloaded once into the hub's cache)."""
+    folder = Path(pt_path)
+    if folder.is_dir():
+        if not (folder / filename).is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) or "nothing"
+            raise CheckpointError(f"{folder / filename}: no such file; the folder holds {found}")
+        return folder / filename
+    try:
+        return Path(hf_hub_download(str(pt_path), filename))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{pt_path}: no such folder here, and {filename} cannot be had from a hub repository of that name "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def _load(path):
+    """A .pt file's state dict, memory-mapped; nothing but tensors is accepted."""
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: expected tensors only, but it holds pickled code or is no PyTorch file, and was not opened "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read, it is truncated or no PyTorch file; download it again "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors, but got {type(state_dict).__name__}")
+    return state_dict
+
+
+def _load_into(module, state_dict, path, released_name=lambda name: name):
+    """Loads into a module without copying; every entry must be there with its shape, and none more.
+
+    released_name: our name of an entry -> the one in the file, for the messages.
+    """
+    # computed buffers (position ids, attention indices) are the module's own
+    buffers = dict(module.named_buffers())
+    expected = {name: value for name, value in module.state_dict().items()}
+    for name, value in expected.items():
+        if name not in state_dict:
+            if name in buffers and not name.endswith(("running_mean", "running_var")):
+                state_dict[name] = value
+                continue
+            raise CheckpointError(
+                f"{path}: entry {released_name(name)} is missing, expected one of shape {tuple(value.shape)}"
+            )
+        if state_dict[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: entry {released_name(name)} has shape {tuple(state_dict[name].shape)}, expected "
+                f"{tuple(value.shape)}; the file is for another M or another model"
+            )
+    extra = sorted(set(state_dict) - set(expected))
+    if extra:
+        raise CheckpointError(
+            f"{path}: unexpected entry {released_name(extra[0])} of shape {tuple(state_dict[extra[0]].shape)}"
+            + (f" and {len(extra) - 1} more" if len(extra) > 1 else "")
+            + "; the file is for another model"
+        )
+    module.load_state_dict(state_dict, assign=True)
+    return module
+
+
+def open_separator(path, num_sources=6):
+    """`separator_FSD50K_full.pt` -> (Separator, ClapEncoder), both in eval mode. Raises CheckpointError."""
+    state_dict = _load(path)
+    with init_empty_weights():
+        separator, clap = Separator(num_sources), ClapEncoder(ClapConfig())
+    # Beside the two models the file holds CLAP a second time, MixIT's table of assignments, windows and a kernel.
+    unused = re.compile(r"clap\.|unperm$|model\.(clap|stft|istft|resample)\.")
+    ours = {
+        name.removeprefix("model.").replace("tau2", "logit_scale"): value
+        for name, value in state_dict.items()
+        if not unused.match(name)
+    }
+    _load_into(separator, ours, path, lambda name: "model." + name.replace("logit_scale", "tau2"))
+    prefix = "model.clap.model." if any(name.startswith("model.clap.") for name in state_dict) else "clap.model."
+    laion = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    _load_into(clap, clap_from_laion(laion), path, lambda name: f"{name} (transformers' name, under {prefix})")
+    return separator.eval(), clap.eval()
+
+
+def open_generator(unet_config, mlp_path, unet_path, num_sources=6):
+    """`<DATASET>_mlp.pt` and `<DATASET>_unet.pt` -> (stock UNet, AudioAdapter), in eval mode. Raises CheckpointError.
+
+    unet_config: the config of the Stable Diffusion it belongs to.
+    """
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(unet_config)
+        layers = [list(layer) for layer in cross_attention_sizes(unet).items()]
+        adapter = AudioAdapter(layers, num_sources, cross_attention_dim=unet.config.cross_attention_dim)
+    _load_into(adapter.projector, _load(mlp_path), mlp_path)
+    state_dict = _load(unet_path)
+    for part in ("to_k_ip", "to_v_ip"):
+        released_names = [f"{name}.processor.{part}.weight" for name, _ in layers]
+        taken = {f"{i}.weight": state_dict.pop(n) for i, n in enumerate(released_names) if n in state_dict}
+        _load_into(
+            getattr(adapter, part),
+            taken,
+            unet_path,
+            lambda name, n=released_names: n[int(name.removesuffix(".weight"))],
+        )
+    _load_into(unet, state_dict, unet_path)
+    return unet.eval(), adapter.eval()
+
+
+def open_released(sd_path, pt_path, dataset_name, num_sources=6, dtype=torch.float32, **kwargs):
+    """The components of a MACSPipeline out of Stable Diffusion and the authors' three files.
+
+    sd_path: folder or hub id of Stable Diffusion 1.4 (`CompVis/stable-diffusion-v1-4`); its UNet is not read.
+    pt_path: folder or hub id (`alxzzz/MACS`) with `separator_FSD50K_full.pt`, `<dataset_name>_mlp.pt`,
+    `<dataset_name>_unet.pt`. num_sources: M of the files. dtype: of the generator. kwargs: go to
+    `StableDiffusionPipeline.from_pretrained`; without a `safety_checker` among them none is loaded.
+    Raises CheckpointError.
+    """
+    mlp_path = _find(pt_path, f"{dataset_name}_mlp.pt")
+    unet_path = _find(pt_path, f"{dataset_name}_unet.pt")
+    separator, clap = open_separator(_find(pt_path, "separator_FSD50K_full.pt"), num_sources)
+    unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
+    unet, adapter = open_generator(unet_config, mlp_path, unet_path, num_sources)
+    kwargs.setdefault("safety_checker", None)
+    stable_diffusion = StableDiffusionPipeline.from_pretrained(
+        sd_path, unet=unet.to(dtype), dtype=dtype, requires_safety_checker=False, **kwargs
+    )
+    components = stable_diffusion.components
+    components["scheduler"] = DPMSolverMultistepScheduler.from_config(components["scheduler"].config)
+    return components | {"separator": separator, "clap": clap, "adapter": adapter.to(dtype)}
+
+
+def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=6, dtype=torch.float32):
+    """What the scripts' `--sd_path`, `--pt_path` and `--dataset_name` name, as a MACSPipeline.
+
+    sd_path a saved MACSPipeline: opened, with the adapter of the folder pt_path in place of its own if that is given.
+    sd_path a Stable Diffusion: opened with the released weights of pt_path. Raises CheckpointError.
+    """
+    index = Path(sd_path) / "model_index.json"
+    if Path(sd_path).exists() and not index.is_file():
+        raise CheckpointError(f"{sd_path}: expected a folder with a model_index.json (MACS or Stable Diffusion)")
+    if not index.is_file() or json.loads(index.read_text())["_class_name"] != "MACSPipeline":
+        if not pt_path:
+            raise CheckpointError(
+                f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
+                "or hub id (alxzzz/MACS)"
+            )
+        return MACSPipeline.from_released(sd_path, pt_path, dataset_name, num_sources, dtype=dtype)
+    components = {}
+    if pt_path:
+        if not (Path(pt_path) / "config.json").is_file():
+            raise CheckpointError(
+                f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}"
+            )
+        components["adapter"] = AudioAdapter.from_pretrained(pt_path, dtype=dtype)
+    pipe = MACSPipeline.from_pretrained(sd_path, dtype=dtype, **components)
+    if pipe.num_sources != num_sources:
+        raise CheckpointError(f"{sd_path}: expected a separator with M = {num_sources}, but it has {pipe.num_sources}")
+    return pipe

@@ -8,7 +8,10 @@ import functools
 
 import torch
 import torchaudio.functional as AF
-from transformers import ClapModel
+from transformers import (
+    ClapModel,
+    PreTrainedModel,  # noqa: F401  diffusers looks a component's base class up in its module
+)
 
 CLAP_RATE = 48000  # Hz
 CLAP_SAMPLES = 10 * CLAP_RATE

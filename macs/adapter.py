@@ -1,0 +1,123 @@
+"""The adapter: M embeddings -> M tokens, and their keys and values in every cross-attention (paper, stage 2).
+
+This is an IP-Adapter in diffusers' sense. It is a component of its own because a UNet saved with IP-Adapter processors
+holds names that the stock UNet's `from_pretrained` silently ignores: it is saved by itself and put into the stock UNet
+when a pipeline or a training is set up.
+"""
+
+import contextlib
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
+from torch import nn
+
+
+class AudioProjector(nn.Module):
+    """M CLAP embeddings -> M tokens of Stable Diffusion's conditioning space (paper, the MLP).
+
+    num_sources: M. embedding_dim: CLAP's (512). hidden_dim: the MLP's. cross_attention_dim: the UNet's (768).
+    """
+
+    def __init__(self, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5):
+        super().__init__()
+        self.pe = nn.Parameter(0.02 * torch.randn(num_sources, embedding_dim))  # which rank a source has
+        self.adapter = nn.Sequential(
+            nn.LayerNorm(embedding_dim),
+            nn.Linear(embedding_dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, cross_attention_dim),
+            nn.LayerNorm(cross_attention_dim),
+        )
+
+    def forward(self, embeddings):
+        """(B, k, embedding_dim), k <= M: the first k sources -> tokens (B, k, cross_attention_dim)."""
+        return self.adapter(embeddings + self.pe[: embeddings.shape[1]])
+
+
+def cross_attention_sizes(unet):
+    """{name of each cross-attention (attn2) of the UNet: its width}, in the UNet's order."""
+    names = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    return {name: unet.get_submodule(name).to_k.out_features for name in names}
+
+
+class AudioAdapter(ModelMixin, ConfigMixin):
+    """Projector and audio keys and values: all that stage two trains (19.2 M + 2.6 M at Stable Diffusion 1.4's size).
+
+    layers: [name, width] of every cross-attention, as `cross_attention_sizes(unet).items()` gives them (a list: JSON
+    objects lose their order).
+    num_sources, embedding_dim, hidden_dim, cross_attention_dim: see AudioProjector.
+    """
+
+    @register_to_config
+    def __init__(self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768):
+        super().__init__()
+        self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim)
+        self.to_k_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
+        self.to_v_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
+
+    @classmethod
+    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048):
+        """A new adapter for this UNet, in float32; its keys and values start as the text's (paper, stage 2)."""
+        adapter = cls(
+            [list(layer) for layer in cross_attention_sizes(unet).items()],
+            num_sources,
+            embedding_dim,
+            hidden_dim,
+            unet.config.cross_attention_dim,
+        )
+        for (name, _), to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
+            attention = unet.get_submodule(name)
+            to_k.load_state_dict(attention.to_k.state_dict())
+            to_v.load_state_dict(attention.to_v.state_dict())
+        return adapter.to(unet.device)
+
+    def attach(self, unet):
+        """Puts the adapter into a stock UNet, in place; the parameters stay shared with the adapter.
+
+        The UNet then takes `added_cond_kwargs={"image_embeds": [embeddings]}`, embeddings (B, 1, M, embedding_dim).
+        Raises ValueError where the UNet's cross-attentions are not those the adapter was made for.
+        """
+        expected, found = dict(self.config.layers), cross_attention_sizes(unet)
+        if found != expected or unet.config.cross_attention_dim != self.config.cross_attention_dim:
+            raise ValueError(
+                f"this adapter was made for a UNet with {len(expected)} cross-attentions of widths "
+                f"{sorted(set(expected.values()))} and cross_attention_dim {self.config.cross_attention_dim}, but the "
+                f"UNet has {len(found)} of widths {sorted(set(found.values()))} and cross_attention_dim "
+                f"{unet.config.cross_attention_dim}; use the adapter with the Stable Diffusion it was trained on"
+            )
+        processors = dict(unet.attn_processors)
+        for name, to_k, to_v in zip(expected, self.to_k_ip, self.to_v_ip, strict=True):
+            with torch.device("meta"):  # the layers it makes are replaced at once
+                processor = IPAdapterAttnProcessor2_0(
+                    expected[name], self.config.cross_attention_dim, num_tokens=(self.config.num_sources,)
+                )
+            processor.to_k_ip, processor.to_v_ip = nn.ModuleList([to_k]), nn.ModuleList([to_v])
+            processors[f"{name}.processor"] = processor
+        unet.set_attn_processor(processors)
+        unet.encoder_hid_proj = MultiIPAdapterImageProjection([self.projector])
+        unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+
+    def detach(self, unet):
+        """Makes the UNet stock again, in place."""
+        names = {f"{name}.processor" for name, _ in self.config.layers}
+        unet.set_attn_processor(
+            {n: AttnProcessor2_0() if n in names else processor for n, processor in unet.attn_processors.items()}
+        )
+        unet.encoder_hid_proj = None
+        unet.register_to_config(encoder_hid_dim_type=None)
+
+    @contextlib.contextmanager
+    def detached(self, unet):
+        """The UNet is stock inside the `with` block, for instance to save it; its processors come back as they were."""
+        processors, projection = dict(unet.attn_processors), unet.encoder_hid_proj
+        self.detach(unet)
+        try:
+            yield unet
+        finally:
+            unet.set_attn_processor(processors)
+            unet.encoder_hid_proj = projection
+            unet.register_to_config(encoder_hid_dim_type="ip_image_proj")

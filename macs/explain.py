@@ -1,0 +1,51 @@
+"""Pictures of what was heard."""
+
+import torch
+from matplotlib.figure import Figure
+
+from macs.audio import SAMPLE_RATE
+
+
+def spectrogram_db(waveform, n_fft=512):
+    """(T,) at 16 kHz -> (F, T') level in dB, for the eye."""
+    window = torch.hann_window(n_fft, device=waveform.device)
+    stft = torch.stft(waveform.float(), n_fft, n_fft // 2, window=window, return_complex=True)
+    return (10 * stft.abs().square().clamp(min=1e-8).log10()).cpu().numpy()
+
+
+def sources_figure(mixture, sources, image=None):
+    """The spectrograms of a mixture (T,) and of its M sources (M, T) in rank order, and the image beside them.
+
+    One colour scale for all, so that what is quiet looks quiet; under each source its share of the energy.
+    Returns a matplotlib Figure.
+    """
+    mixture, sources = mixture.cpu(), sources.cpu()
+    rows, columns = 2, (len(sources) + 1) // 2
+    ratios = [1.4] + [1] * columns + ([1.6] if image is not None else [])
+    figure = Figure(figsize=(2.1 * sum(ratios), 3.6), layout="constrained")
+    grid = figure.add_gridspec(rows, len(ratios), width_ratios=ratios)
+    top = float(spectrogram_db(mixture).max())
+    extent = (0, len(mixture) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+    shares = sources.square().sum(-1) / sources.square().sum().clamp(min=1e-12)
+
+    panels = [(grid[:, 0], mixture, "mixture")] + [
+        (grid[i // columns, 1 + i % columns], source, f"source {i + 1} · {shares[i]:.0%}")
+        for i, source in enumerate(sources)
+    ]
+    for place, waveform, title in panels:
+        axes = figure.add_subplot(place)
+        axes.imshow(
+            spectrogram_db(waveform), origin="lower", aspect="auto", extent=extent, cmap="magma",
+            vmin=top - 70, vmax=top,
+        )  # fmt: skip
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=6)
+        if title == "mixture":
+            axes.set_xlabel("s", fontsize=7)
+            axes.set_ylabel("kHz", fontsize=7)
+    if image is not None:
+        axes = figure.add_subplot(grid[:, -1])
+        axes.imshow(image)
+        axes.set_title("image", fontsize=8)
+        axes.axis("off")
+    return figure

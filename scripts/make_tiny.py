@@ -1,0 +1,127 @@
+"""The embedded model's architecture with untrained weights: python scripts/make_tiny.py --output_dir asset/macs-tiny
+
+A whole MACSPipeline with small parts: 128x128 images, 16x16 latents, its own CLAP, tokenizers, VAE and UNet. Seeded, so
+every machine makes the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, RobertaTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator  # noqa: E402
+
+# What the tokenizers' word pieces are learned from; other words are spelled out in bytes.
+TEXTS = [
+    "The sound of rain, wind, sea, stream, fire, crickets, traffic, birds singing, a dog barking, a cow, a frog, Noise",
+    "a bell, a clock, a car, a train, a helicopter, a siren, a drum, thunder, footsteps, at night, in the morning and",
+    "a picture of a green field by the sea with a dog and a bird under a blue sky in the evening, at dawn, at noon",
+]
+# Stable Diffusion 1.4's noise schedule
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def tokenizers(texts=TEXTS, vocab_size=1000):
+    """(CLIPTokenizer, RobertaTokenizer), trained on the texts."""
+    clip = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
+    roberta = RobertaTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
+    clip.model_max_length = roberta.model_max_length = 77
+    return clip, roberta
+
+
+def make_clap(tokenizer, projection_dim=256):
+    """A small HTSAT (16 to 128 wide, on the full-size mel input) and a two-layer text model."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "max_position_embeddings": 80,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    audio = {"patch_embeds_hidden_size": 24, "depths": [2, 2, 4, 2], "num_attention_heads": [2, 4, 8, 16]}
+    audio |= {"hidden_size": 8 * audio["patch_embeds_hidden_size"]}
+    return ClapEncoder(ClapConfig(text_config=text, audio_config=audio, projection_dim=projection_dim))
+
+
+def make_text_encoder(tokenizer, hidden_size=256):
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def make_vae():
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[32, 64, 96, 96],
+        norm_num_groups=16,
+        sample_size=128,
+    )
+
+
+def make_unet(cross_attention_dim=256):
+    return UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        block_out_channels=[64, 128, 256],
+        layers_per_block=1,
+        attention_head_dim=4,  # the number of heads, by diffusers' naming
+        norm_num_groups=16,
+        cross_attention_dim=cross_attention_dim,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output_dir", default="asset/macs-tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    tokenizer, clap_tokenizer = tokenizers()
+    unet = make_unet()
+    pipe = MACSPipeline(
+        vae=make_vae(),
+        text_encoder=make_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**SCHEDULE),
+        separator=Separator(channels=16),
+        clap=make_clap(clap_tokenizer),
+        clap_tokenizer=clap_tokenizer,
+        adapter=AudioAdapter.from_unet(unet, embedding_dim=256, hidden_dim=512),
+    )
+    sizes = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    with pipe.adapter.detached(unet):
+        sizes["unet"] = sum(p.numel() for p in unet.parameters()) / 1e6
+    for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.separator, pipe.clap, pipe.adapter):
+        torch.nn.Module.half(part)
+    pipe.save_pretrained(args.output_dir)
+    parts = ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items())
+    print(f"{args.output_dir}: {sum(sizes.values()):.1f} M parameters ({parts})")
+
+
+if __name__ == "__main__":
+    main()
