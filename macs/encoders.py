@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchaudio
-from safetensors.torch import load_file
 from torch import nn
 from torchvision import transforms
 from torchvision.models import resnet18
@@ -178,34 +177,29 @@ class SmallImageEncoder(Encoder):
 
 
 class SmallAudioEncoder(Encoder):
-    """The stand-in for Wav2CLIP: log-mel statistics, mapped linearly into an image encoder's space.
-
-    path: a file that `fit(...)` and `safetensors.torch.save_file(encoder.state_dict(), path)` made; None: not fitted.
-    """
+    """The stand-in for Wav2CLIP: statistics of a clip's log-mel bands, (B, 193), until `fit` maps them linearly into
+    an image encoder's space, (B, D)."""
 
     sample_rate = 16000
 
-    def __init__(self, path=None):
+    def __init__(self):
         super().__init__()
         self.mel = torchaudio.transforms.MelSpectrogram(16000, n_fft=1024, hop_length=512, n_mels=64)
-        state = load_file(path) if path else {}
-        self.register_buffer("weight", state.get("weight", torch.zeros(0, 0)))
+        self.register_buffer("weight", torch.eye(193))
 
-    def statistics(self, waveforms):
-        """(B, T) -> (B, 193): mean, deviation and mean step over time of 64 log-mel bands, and a constant."""
-        x = torch.log(self.mel(waveforms) + 1e-5)
-        steps = (x[..., 1:] - x[..., :-1]).abs().mean(-1)
-        return torch.cat([x.mean(-1), x.std(-1), steps, torch.ones_like(x[:, :1, 0])], dim=1)
-
-    def fit(self, waveforms, image_features, ridge=1.0):
-        """Ridge regression from clips (N, T) to the features (N, D) of their images: distillation, as Wav2CLIP's."""
-        x = self.statistics(waveforms).double()
+    def fit(self, statistics, image_features, ridge=1.0):
+        """Ridge regression from what unfitted encoding gave for N clips, (N, 193), to their images' features (N, D):
+        distillation from images as Wav2CLIP's, in closed form. Returns the encoder."""
+        x, y = (torch.as_tensor(a, dtype=torch.float64) for a in (statistics, image_features))
         normal = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
-        self.weight = torch.linalg.solve(normal, x.T @ image_features.double()).float()
+        self.weight = torch.linalg.solve(normal, x.T @ y).float()
         return self
 
     def forward(self, waveforms):
-        return self.statistics(waveforms) @ self.weight
+        x = torch.log(self.mel(waveforms) + 1e-5)  # (B, 64, frames)
+        steps = (x[..., 1:] - x[..., :-1]).abs().sum(-1) / max(x.shape[-1] - 1, 1)
+        deviation = x.std(-1, correction=0)
+        return torch.cat([x.mean(-1), deviation, steps, torch.ones_like(x[:, :1, 0])], dim=1) @ self.weight
 
 
 def load_encoder(spec, default):

@@ -25,7 +25,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.audio import AUDIO_SUFFIXES  # noqa: E402
-from macs.encoders import ClipImageEncoder, InceptionEncoder, Wav2ClipEncoder, load_encoder  # noqa: E402
+from macs.encoders import (  # noqa: E402
+    ClipImageEncoder,
+    InceptionEncoder,
+    SmallAudioEncoder,
+    SmallImageEncoder,
+    Wav2ClipEncoder,
+    load_encoder,
+)
 from macs.evaluation import (  # noqa: E402
     LOWER_IS_BETTER,
     MEASURES,
@@ -49,7 +56,8 @@ def parse_args(argv=None):
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
     add = parser.add_argument
-    add("--pred", nargs="+", action="extend", required=True, metavar="[NAME=]FOLDER", help="folders of generated images, <clip id>.png")
+    add("--pred", nargs="+", action="extend", required=True, metavar="[NAME=]FOLDER",
+        help="folders of generated images, <clip id>.png")  # fmt: skip
     add("--data_dir", default="data", help="folder of the datasets")
     add("--dataset_name", default="LLP", help="LLP, AudioSet, Landscape or your own; chooses the paper's rows")
     add("--data_set", default="test", help="split: test or train")
@@ -59,6 +67,8 @@ def parse_args(argv=None):
     add("--clip", help="CLIP of the CLIP-FID, AIS and IIS: folder or hub id (openai/clip-vit-base-patch32)")
     add("--wav2clip", help="Wav2CLIP.pt of the AIS (its release is downloaded)")
     add("--inception", help="folder with inception-2015-12-05.pt of the FID and KID (clean-fid's, downloaded)")
+    add("--stand_ins", action="store_true", help="small encoders instead of these three, without any download; that "
+        "of audio is fitted on the split train. For trials: their numbers compare with each other only")  # fmt: skip
     add("--resamples", type=int, default=1000, help="bootstrap resamples behind the 95%% intervals; 0: none")
     add("--folds", type=int, default=0, help="mean and deviation over so many disjoint parts (the paper: 5) instead")
     add("--seed", type=int, default=0, help="of the resamples, the folds and KID's subsets")
@@ -96,15 +106,20 @@ def main(argv=None):
         clips = find_files(args.audio_dir, AUDIO_SUFFIXES)
 
     # Every file through its encoders, once
-    image_encoders = {}
-    if set(measures) & {"fid", "kid"}:
-        image_encoders["inception"] = load_encoder(args.inception, InceptionEncoder)
-    if set(measures) - {"fid", "kid"}:
-        image_encoders["clip"] = load_encoder(args.clip, ClipImageEncoder)
-    audio_encoders = {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if clips else {}
     every_gpu = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     devices = every_gpu if args.device == "cuda" else [args.device]
     settings = (args.cache_dir or None, args.batch_size, args.num_workers, devices)
+    image_encoders = {}
+    if set(measures) & {"fid", "kid"}:
+        image_encoders["inception"] = (args.inception, InceptionEncoder)
+    if set(measures) - {"fid", "kid"}:
+        image_encoders["clip"] = (args.clip, ClipImageEncoder)
+    if args.stand_ins:
+        image_encoders = dict.fromkeys(image_encoders, SmallImageEncoder())
+        audio_encoders = {"audio": fit_stand_in(args, settings)} if clips else {}
+    else:
+        image_encoders = {name: load_encoder(*source) for name, source in image_encoders.items()}
+        audio_encoders = {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if clips else {}
 
     wanted = set().union(*images.values())  # the audio of clips without any image is in no measure
     image_paths = [p for found in (*images.values(), frames) for paths in found.values() for p in paths]
@@ -174,6 +189,19 @@ def main(argv=None):
     print(f"\nWritten: {output / 'results.json'}, {output / 'table.txt'}, {output / 'table.png'}")
 
 
+def fit_stand_in(args, settings):
+    """The small audio encoder, fitted on the split `train` beside the one evaluated."""
+    root = Path(args.data_dir, args.dataset_name, "train")
+    clips, frames = find_files(root / "audio", AUDIO_SUFFIXES), find_files(root / "image", IMAGE_SUFFIXES, frames=True)
+    pairs = [(clips[i][0], path) for i in sorted(set(clips) & set(frames)) for path in frames[i]]
+    encoder = SmallAudioEncoder()
+    statistics, _ = encode_files([clip for clip, _ in pairs], {"audio": encoder}, *settings)
+    features, _ = encode_files([frame for _, frame in pairs], {"clip": SmallImageEncoder()}, *settings)
+    x, y = statistics["audio"], features["clip"]
+    readable = np.isfinite(x).all(1) & np.isfinite(y).all(1)
+    return encoder.fit(x[readable], y[readable])
+
+
 def table(args, measures, results, differences, paper, notes):
     """The paper's rows for the set, the models' with their intervals below them, differences, and what was left out."""
     arrow = {m: "↓" if m in LOWER_IS_BETTER else "↑" for m in MEASURES}
@@ -195,7 +223,7 @@ def table(args, measures, results, differences, paper, notes):
     lines.insert(1, "-" * len(lines[0]))
 
     if args.folds:
-        lines += ["", f"Mean ± deviation over {args.folds} folds. FID is higher on a fold than on all: it has fewer images."]
+        lines += ["", f"Mean ± deviation over {args.folds} folds. FID is higher on fewer images."]
     elif args.resamples:
         lines += ["", f"[95% intervals]: {args.resamples} resamples of the clips, the same for every model."]
     if not paper:
