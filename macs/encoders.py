@@ -95,6 +95,12 @@ class InceptionEncoder(Encoder):
         return self.model(images)
 
 
+def _long_enough(waveform):
+    if len(waveform) <= 256:  # the spectrogram reflects that many samples at either end
+        raise ValueError(f"the clip has {len(waveform)} samples at 16 kHz; Wav2CLIP needs more than 256")
+    return waveform
+
+
 class Wav2ClipEncoder(Encoder):
     """Wav2CLIP (Wu et al., 2021): a clip's embedding (B, 512) in the space of CLIP ViT-B/32.
 
@@ -104,6 +110,7 @@ class Wav2ClipEncoder(Encoder):
     """
 
     sample_rate = 16000
+    prepare = staticmethod(_long_enough)
 
     def __init__(self, path=None):
         super().__init__()
@@ -115,34 +122,25 @@ class Wav2ClipEncoder(Encoder):
         self.audio_encoder.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.audio_encoder.fc = nn.Identity()
         self.audio_transform = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.1), nn.Linear(512, 512))
-        # the release also holds an unused classifier, its own copy of the window, and a projection of images
-        weights = {
-            name.replace("audio_transform.sequential.", "audio_transform."): tensor
-            for name, tensor in _load_weights(path).items()
-            if name.startswith(("audio_encoder.", "audio_transform."))
-            and not name.startswith(("audio_encoder.fc.", "audio_encoder.spectrogram."))
-        }
         try:
-            self.load_state_dict({**weights, "spectrogram.window": self.spectrogram.window})
-        except RuntimeError as error:
-            raise ValueError(f"{path}: not the released Wav2CLIP.pt ({WAV2CLIP_URL}): {error}") from None
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            # the file may also hold an unused classifier and what training projected images with
+            weights = {
+                name.replace("audio_encoder.spectrogram", "spectrogram").replace(".sequential.", "."): tensor
+                for name, tensor in checkpoint.get("state_dict", checkpoint).items()
+                if name.startswith(("audio_encoder.", "audio_transform.")) and ".fc." not in name
+            }
+            self.load_state_dict(weights)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: no such file; get {WAV2CLIP_URL}") from None
+        except Exception as error:
+            raise ValueError(f"{path}: not the released Wav2CLIP.pt ({WAV2CLIP_URL}): {error}") from error
         self.eval()
 
     def forward(self, waveforms):
         x = torch.log(self.spectrogram(waveforms.unsqueeze(1)) + 1e-7)  # (B, 1, 257, frames)
         mean, std = x.mean(dim=(1, 2, 3), keepdim=True), x.std(dim=(1, 2, 3), keepdim=True)
         return self.audio_transform(self.audio_encoder((x - mean) / (std + 1e-9)))
-
-
-def _load_weights(path):
-    """State dict of a training checkpoint, tensors only: foreign classes in it become inert stand-ins and never run."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the released Wav2CLIP.pt from {WAV2CLIP_URL}")
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    stand_ins = [(type("Foreign", (dict,), {"__setstate__": lambda self, state: None}), name) for name in foreign]
-    with torch.serialization.safe_globals(stand_ins):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    return checkpoint.get("state_dict", checkpoint)
 
 
 def _download(url, path):
@@ -184,7 +182,8 @@ class SmallAudioEncoder(Encoder):
 
     def __init__(self):
         super().__init__()
-        self.mel = torchaudio.transforms.MelSpectrogram(16000, n_fft=1024, hop_length=512, n_mels=64)
+        # padded with zeros, which unlike reflection takes clips of any length
+        self.mel = torchaudio.transforms.MelSpectrogram(16000, 1024, hop_length=512, n_mels=64, pad_mode="constant")
         self.register_buffer("weight", torch.eye(193))
 
     def fit(self, statistics, image_features, ridge=1.0):

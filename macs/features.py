@@ -93,9 +93,9 @@ def _encode(files, encoders, features, cache_dir, batch_size, num_workers, devic
     saved = time.monotonic()
 
     @torch.inference_mode()  # the mode belongs to a thread
-    def work(device):
+    def work(replicas, device):
         nonlocal saved
-        replicas = {name: copy.deepcopy(encoder).to(device) for name, encoder in encoders.items()}
+        replicas = {name: encoder.to(device) for name, encoder in replicas.items()}
         while not stop.is_set():
             with lock:
                 items = next(batches, None)
@@ -123,10 +123,11 @@ def _encode(files, encoders, features, cache_dir, batch_size, num_workers, devic
 
     try:
         if len(devices) == 1:
-            work(devices[0])
+            work(encoders, devices[0])
         else:
+            replicas = [encoders, *(copy.deepcopy(encoders) for _ in devices[1:])]
             with ThreadPoolExecutor(len(devices)) as pool:
-                futures = [pool.submit(work, device) for device in devices]
+                futures = [pool.submit(work, *pair) for pair in zip(replicas, devices, strict=True)]
                 try:
                     wait(futures, return_when=FIRST_EXCEPTION)
                 finally:
