@@ -6,6 +6,7 @@ An encoder is any `Encoder`: `load_encoder` takes a file or folder, a hub id, or
 import functools
 import hashlib
 import importlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -150,19 +151,18 @@ def _download(url, path):
 
 
 class SmallImageEncoder(Encoder):
-    """A stand-in that needs no download: a fixed random convolutional network on 64 x 64 pictures, features (B, 256).
+    """A stand-in that needs no download: a fixed random convolutional network on 128 x 128 pictures, (B, 256).
 
     For tests and the embedded world; its numbers say which of two models is better there, and compare with no paper's.
     """
 
-    prepare = transforms.Compose([transforms.Resize((64, 64), antialias=True), transforms.PILToTensor()])
+    prepare = transforms.Compose([transforms.Resize((128, 128), antialias=True), transforms.PILToTensor()])
 
     def __init__(self, seed=0):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in ((3, 16), (16, 32), (32, 64))
-        )
+        widths = (3, 16, 32, 64, 64)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, padding=1) for a, b in pairwise(widths))
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -170,7 +170,7 @@ class SmallImageEncoder(Encoder):
     def forward(self, images):
         x = images.float() / 127.5 - 1
         for layer in self.layers:
-            x = layer(torch.relu(x))
+            x = torch.relu(layer(x))
         return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
 
 

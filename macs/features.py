@@ -76,7 +76,8 @@ def encode_files(paths, encoders, cache_dir=None, batch_size=64, num_workers=0, 
     for name in encoders:
         width = next((len(row) for row in features[name].values()), 0)
         blank = np.full(width, np.nan, np.float32)
-        result[name] = np.stack([features[name].get(f, blank) for f in fingerprints])
+        rows = [features[name].get(f, blank) for f in fingerprints]
+        result[name] = np.array(rows, np.float32).reshape(len(paths), width)
     return result, errors
 
 

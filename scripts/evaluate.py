@@ -155,8 +155,10 @@ def main(argv=None):
             results[name] = evaluate(model, truth, heard, measures, ids, args.resamples, args.seed, devices[0])
 
     # What has no partner
-    notes = []
+    notes, first = [], next(iter(images))
     for name in args.models:
+        what = f"{name}: clips of {first} without an image, so that their difference compares unlike sets"
+        notes.append(_unmatched(what, match_ids(images[first], images[name])))
         for found, what in ((clips, "clip"), (frames, "frame")):
             if found:
                 notes.append(_unmatched(f"{name}: images without a {what}", match_ids(images[name], found)))
