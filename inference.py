@@ -84,15 +84,15 @@ def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
     from macs.audio import AUDIO_SUFFIXES
 
-    paths, problems = [Path(path) for path in args.audio], []
-    if args.data_dir:
+    paths, problems = [], []
+    if not args.data_dir:
+        paths = [Path(path) for path in args.audio]
+    else:
         folder = Path(args.data_dir) / args.dataset_name / args.data_set / "audio"
         if folder.is_dir():
             paths.append(folder)
         else:
-            known = sorted(
-                str(f.parent.parent.relative_to(args.data_dir)) for f in Path(args.data_dir).glob("*/*/audio")
-            )
+            known = sorted(str(f.parent.relative_to(args.data_dir)) for f in Path(args.data_dir).glob("*/*/audio"))
             problems.append(f"{folder}: no such folder; {args.data_dir} holds the sets: {', '.join(known) or 'none'}")
     clips = {}
     for path in paths:
@@ -169,13 +169,15 @@ def main():
     written = 0
 
     if todo:
-        from diffusers.utils import logging
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
         from macs.audio import SILENCE, AudioError, load_clip
         from macs.checkpoints import CheckpointError, load_pipeline
 
         # Models
-        logging.disable_progress_bar()
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
         try:
             pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(state.device)
@@ -215,7 +217,6 @@ def main():
                     source_embeds=pipe.encode_sources(sources),
                     prompt_embeds=prompt_embeds,
                     negative_prompt_embeds=negative_prompt_embeds,
-                    prompt=None,
                     audio_scale=args.audio_scale,
                     top_sources=args.top_sources,
                     num_inference_steps=args.steps,

@@ -38,7 +38,7 @@ CLAP_RENAMES = [
 # Training heads, and buffers that are computed: no counterpart in transformers
 CLAP_UNUSED = re.compile(
     r"audio_branch\.(tscam_conv|head|spectrogram_extractor|logmel_extractor)\.|(audio|text)_transform\.|.*attn_mask$"
-    r"|text_branch\.embeddings\.position_ids$"
+    r"|.*relative_position_index$|text_branch\.embeddings\.position_ids$"
 )
 
 
@@ -187,13 +187,15 @@ def open_released(sd_path, pt_path, dataset_name, num_sources=6, dtype=torch.flo
     separator, clap = open_separator(_find(pt_path, "separator_FSD50K_full.pt"), num_sources)
     unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
     unet, adapter = open_generator(unet_config, mlp_path, unet_path, num_sources)
+    if dtype != torch.float32:  # the dtype of the files
+        unet, adapter = unet.to(dtype), adapter.to(dtype)
     kwargs.setdefault("safety_checker", None)
     stable_diffusion = StableDiffusionPipeline.from_pretrained(
-        sd_path, unet=unet.to(dtype), dtype=dtype, requires_safety_checker=False, **kwargs
+        sd_path, unet=unet, dtype=dtype, requires_safety_checker=False, **kwargs
     )
     components = stable_diffusion.components
     components["scheduler"] = DPMSolverMultistepScheduler.from_config(components["scheduler"].config)
-    return components | {"separator": separator, "clap": clap, "adapter": adapter.to(dtype)}
+    return components | {"separator": separator, "clap": clap, "adapter": adapter}
 
 
 def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=6, dtype=torch.float32):

@@ -48,6 +48,13 @@ class MACSPipeline(StableDiffusionPipeline):
         self._keep_audio_in_float32()
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in diffusers, in float32 if no dtype is given (transformers alone would take that of the files)."""
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_released(cls, sd_path, pt_path, dataset_name, num_sources=6, **kwargs):
         """Stable Diffusion with the authors' released weights; see `macs.checkpoints.open_released`."""
         from macs.checkpoints import open_released

@@ -14,19 +14,19 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator  # noqa: E402
+from macs.data.soundscapes import CLASSES, make_scene  # noqa: E402
 
-# What the tokenizers' word pieces are learned from; other words are spelled out in bytes.
-TEXTS = [
-    "The sound of rain, wind, sea, stream, fire, crickets, traffic, birds singing, a dog barking, a cow, a frog, Noise",
-    "a bell, a clock, a car, a train, a helicopter, a siren, a drum, thunder, footsteps, at night, in the morning and",
-    "a picture of a green field by the sea with a dog and a bird under a blue sky in the evening, at dawn, at noon",
-]
 # Stable Diffusion 1.4's noise schedule
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
-def tokenizers(texts=TEXTS, vocab_size=1000):
-    """(CLIPTokenizer, RobertaTokenizer), trained on the texts."""
+def tokenizers(vocab_size=1000):
+    """(CLIPTokenizer, RobertaTokenizer) with word pieces learned from the soundscapes' captions and labels.
+
+    Other words are spelled out in bytes.
+    """
+    texts = [make_scene("train", index).caption for index in range(500)]
+    texts += [f"The sound of {label}" for label in [*CLASSES, "Noise"]]
     clip = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
     roberta = RobertaTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
     clip.model_max_length = roberta.model_max_length = 77
@@ -57,7 +57,7 @@ def make_text_encoder(tokenizer, hidden_size=256):
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,
             intermediate_size=2 * hidden_size,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

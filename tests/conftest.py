@@ -1,0 +1,70 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from reference_fill import filled
+
+from macs import AudioAdapter
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory):
+    """The embedded model's architecture with untrained weights, saved as a pipeline."""
+    from scripts import make_tiny
+
+    folder = tmp_path_factory.mktemp("macs-tiny")
+    arguments, sys.argv = sys.argv, ["make_tiny.py", "--output_dir", str(folder)]
+    try:
+        make_tiny.main()
+    finally:
+        sys.argv = arguments
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_dir):
+    """That pipeline, opened; tests leave it as it is."""
+    from macs import MACSPipeline
+
+    pipe = MACSPipeline.from_pretrained(tiny_dir)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def generators():
+    """A function: n generators, number i the same whatever n is."""
+    return lambda n, first=0: [torch.Generator().manual_seed(first + i) for i in range(n)]
+
+
+@pytest.fixture(scope="session")
+def generator_reference():
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in np.load(REFERENCE / "generator.npz").items()}
+
+
+def stock_unet():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**json.loads((REFERENCE / "small_unet_config.json").read_text())).eval()
+
+
+@pytest.fixture(scope="session")
+def adapted():
+    """The reference's UNet and adapter, filled under the released names."""
+    unet = stock_unet()
+    adapter = AudioAdapter.from_unet(unet).eval()
+    shapes = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
+    for i, (name, _) in enumerate(adapter.config.layers):
+        shapes[f"{name}.processor.to_k_ip.weight"] = tuple(adapter.to_k_ip[i].weight.shape)
+        shapes[f"{name}.processor.to_v_ip.weight"] = tuple(adapter.to_v_ip[i].weight.shape)
+    adapter.attach(unet)
+    values = {name.replace("_ip.weight", "_ip.0.weight"): value for name, value in filled(shapes).items()}
+    assert not unet.load_state_dict(values, strict=False).unexpected_keys
+    mlp = {name: shape for name, (shape, _) in json.loads((REFERENCE / "released_mlp.keys.json").read_text()).items()}
+    adapter.projector.load_state_dict(filled(mlp))
+    return unet, adapter

@@ -1,0 +1,190 @@
+"""inference.py as users run it: its files, messages and exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from test_audio import bad_files
+
+import inference
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def run(tiny_dir, monkeypatch, capsys):
+    """Runs inference.py in this process: (exit code, what it printed)."""
+
+    def run(*arguments, steps=1):
+        command = ["inference.py", "--sd_path", tiny_dir, "--steps", steps, *arguments]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+        with pytest.raises(SystemExit) as end:
+            inference.main()
+        printed = capsys.readouterr()
+        code = end.value.code
+        return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
+
+    return run
+
+
+@pytest.fixture
+def clips(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("-_gaZ_517", "CI0j#457#467", "plain"):
+        soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(32000), 16000)
+    return folder
+
+
+def test_an_image_per_clip_named_after_it(run, clips, tmp_path):
+    code, printed = run("--audio", clips, "--output_dir", tmp_path / "out", "--num_images", 2)
+    assert code == 0 and "6 images written" in printed and "0 problems" in printed
+    expected = {f"{clip.stem}{suffix}.png" for clip in clips.iterdir() for suffix in ("", "_1")}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == expected
+    images = [np.array(Image.open(file)) for file in sorted((tmp_path / "out").iterdir())]
+    assert all(image.shape == (128, 128, 3) for image in images)
+    assert len({image.tobytes() for image in images}) == 6
+
+
+def test_images_do_not_depend_on_the_batch(run, clips, tmp_path):
+    run("--audio", clips, "--output_dir", tmp_path / "a", "--batch_size", 3)
+    run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "b")
+    run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "c", "--seed", 1)
+    a, b, c = (np.array(Image.open(tmp_path / folder / "plain.png"), dtype=int) for folder in "abc")
+    assert np.abs(a - b).max() <= 1 and np.abs(a - c).max() > 10
+
+
+def test_what_exists_is_kept(run, clips, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "plain.png").write_text("mine")
+    (out / "notes.txt").write_text("mine too")
+    code, printed = run("--audio", clips, "--output_dir", out)
+    assert code == 0 and "2 images written" in printed and "1 clip had theirs already" in printed
+    assert (out / "plain.png").read_text() == "mine" and (out / "notes.txt").exists()
+    assert "0 images written" in run("--audio", clips, "--output_dir", out)[1]
+    run("--audio", clips / "plain.wav", "--output_dir", out, "--overwrite")
+    assert Image.open(out / "plain.png").size == (128, 128) and (out / "notes.txt").exists()
+
+
+def test_bad_clips_do_not_stop_the_others(run, clips, tmp_path):
+    problems = bad_files(clips)
+    soundfile.write(clips / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(clips / "eight.flac", 0.1 * np.random.default_rng(0).standard_normal((4000, 8)), 8000)
+    soundfile.write(clips / "plain.flac", np.zeros(16000), 16000)
+    with pytest.warns(UserWarning, match="silent.wav: silence"):
+        code, printed = run(
+            "--audio", clips, clips / "missing.wav", tmp_path / "nowhere", "--output_dir", tmp_path / "out"
+        )
+    assert code == 0 and "5 images written" in printed and "8 problems" in printed
+    for name, words in problems.items():
+        assert any(name in line and words in line for line in printed.splitlines())
+    assert "nowhere: no such file or folder" in printed and "rename one of them" in printed
+    assert not [file for file in (tmp_path / "out").iterdir() if file.suffix != ".png"]
+
+
+def test_exit_code_if_nothing_could_be_done(run, clips, tmp_path):
+    out = tmp_path / "out"
+    assert run("--audio", tmp_path / "nowhere", "--output_dir", out)[0] == 1
+    (clips / "plain.wav").write_text("no audio")
+    assert run("--audio", clips / "plain.wav", "--output_dir", out)[0] == 1
+    (tmp_path / "empty").mkdir()
+    code, printed = run("--audio", tmp_path / "empty", "--output_dir", out)
+    assert code == 1 and "no recordings in this folder" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--output_dir", "/proc/none"], "cannot be written"),
+        (["--M", "4"], "M = 4, but it has 6"),
+        (["--mixed_precision", "fp16"], "needs a GPU"),
+        (["--pt_path", "nowhere"], "nowhere: expected an adapter folder"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(run, clips, tmp_path, arguments, words):
+    code, message = run(
+        "--audio",
+        clips,
+        *(arguments if "--output_dir" in arguments else ["--output_dir", tmp_path / "out", *arguments]),
+    )
+    assert code == 1 and words in message
+
+
+def test_dataset_folders(run, clips, tmp_path):
+    audio = tmp_path / "data" / "Mine" / "test" / "audio"
+    audio.parent.mkdir(parents=True)
+    clips.rename(audio)
+    settings = ["--data_dir", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    assert "3 images written" in run("--dataset_name", "Mine", *settings)[1]
+    code, printed = run("--dataset_name", "Yours", *settings)
+    assert code == 1 and "holds the sets: Mine/test" in printed
+
+
+def test_save_sources(run, clips, tmp_path):
+    run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "out", "--save_sources")
+    folder = tmp_path / "out" / "sources"
+    sources = np.stack([soundfile.read(folder / f"plain_{rank}.wav")[0] for rank in range(1, 7)])
+    mixture, _ = soundfile.read(clips / "plain.wav")
+    assert sources.shape == (6, 128000)
+    assert np.abs(sources.sum(0)[: len(mixture)] - mixture).max() < 1e-3  # 16-bit files
+    assert Image.open(folder / "plain.png").size[0] > 1000
+
+
+def test_settings_reach_the_pipeline(run, clips, tmp_path):
+    def image(name, *arguments):
+        run("--audio", clips / "plain.wav", "--output_dir", tmp_path / name, *arguments)
+        return np.array(Image.open(tmp_path / name / "plain.png"), dtype=int)
+
+    plain = image("plain")
+    for i, arguments in enumerate(
+        [["--prompt", "rain"], ["--no-cfg"], ["--audio_scale", "0"], ["--top_sources", "1"], ["--guidance_scale", "3"]]
+    ):
+        assert np.abs(image(str(i), *arguments) - plain).max() > 1, arguments
+    assert image("size", "--size", "64", "96").shape == (64, 96, 3)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_clips(clips, tiny_dir, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "inference.py"]
+    command += [
+        "--sd_path",
+        str(tiny_dir),
+        "--audio",
+        str(clips),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--steps",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 images written") == 1
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_three_hours_are_read_in_little_memory(tmp_path):
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 8000, 1) as file:
+        for minute in range(180):
+            file.write(np.full(8000 * 60, 0.5 if minute == 100 else 0.001))
+    peak = "; import resource; print(start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB
+    load = (
+        "import sys; from macs.audio import *; start = loudest_start(sys.argv[1]); load_clip(sys.argv[1], start)" + peak
+    )
+    base = "import macs.audio; start = 0" + peak
+    measure = [
+        subprocess.run(
+            [sys.executable, "-c", c, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for c in (load, base)
+    ]
+    assert 6000 <= float(measure[0][0]) <= 6060
+    assert int(measure[0][1]) - int(measure[1][1]) < 50e3  # the samples are 173 MB, in float32 346 MB
