@@ -10,7 +10,7 @@ import torch
 from cleanfid.fid import fid_from_feats, kernel_distance
 from PIL import Image, ImageFilter
 
-from macs.data.soundscapes import make_scene, write_scene
+from macs.data.soundscapes import make_scene, write_soundscapes
 from macs.encoders import SmallImageEncoder
 from macs.evaluation import (
     MEASURES,
@@ -277,14 +277,9 @@ def command():
     return module
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def make_world(root, train, count):
     """Soundscapes, and generated images for them: other pictures of the same labels, then degraded."""
-    root = tmp_path_factory.mktemp("world")
-    count = 60
-    for split, n in (("train", 100), ("test", count)):
-        for k in range(n):
-            write_scene(make_scene(split, k), root / "data" / "Soundscapes" / split)
+    write_soundscapes(root / "data", {"train": train, "test": count}, num_workers=2)
     scenes = [make_scene("test", k) for k in range(count)]
     pictures = [make_scene("test", 1000 + k, labels=scene.labels).image for k, scene in enumerate(scenes)]
 
@@ -306,6 +301,11 @@ def world(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"), 20, 20)
+
+
 def run(command, root, *arguments):
     args = ["--data_dir", str(root / "data"), "--dataset_name", "Soundscapes", "--stand_ins", "--num_workers", "0"]
     args += ["--device", "cpu", "--cache_dir", str(root / "cache"), "--output_dir", str(root / "out"), *arguments]
@@ -313,17 +313,19 @@ def run(command, root, *arguments):
     return json.loads((root / "out" / "results.json").read_text())
 
 
-def test_degradations_move_every_measure(command, world, capsys, monkeypatch):
+@pytest.mark.slow
+def test_degradations_move_every_measure(command, tmp_path, capsys, monkeypatch):
+    world = make_world(tmp_path, 120, 150)  # fewer do not separate a swap from chance
     pred = ["--pred", *(f"{name}={world / name}" for name in ("good", "blur", "jpeg", "swap"))]
     report = run(command, world, *pred)
     value = {name: {m: e["value"] for m, e in model.items()} for name, model in report["models"].items()}
     for name in ("blur", "jpeg"):
         for measure in ("fid", "clip_fid", "kid"):
             assert value[name][measure] > value["good"][measure], (name, measure)
-    for name, measures in (("blur", COSINES), ("jpeg", COSINES[1:]), ("swap", COSINES)):  # AIS hears little of JPEG
-        for measure in measures:
+    for name in ("blur", "jpeg", "swap"):
+        for measure in COSINES:
             assert value[name][measure] < value["good"][measure], (name, measure)
-    for measure in ("ais_z", "iis", "iis_z"):  # the wrong picture shows beyond doubt
+    for measure in COSINES:  # the wrong picture shows beyond doubt
         low, high = report["differences"]["swap - good"][measure]["interval_95"]
         assert low < high < 0, measure
     assert value["good"]["iis_z"] > 0.2 and value["good"]["ais_z"] > 0.1
@@ -359,7 +361,7 @@ def test_bad_images_are_named_and_lose_nothing(command, world, capsys, tmp_path)
     assert model["ais"]["n"] == 4 and model["fid"]["n"] == 6
     text = capsys.readouterr().out
     assert f"{name[3].upper()} (differs only in case from {name[3]})" in text and f"{name[6]}.png (Unident" in text
-    assert "clips' ids without an image: 55" in text
+    assert "clips' ids without an image: 15" in text
 
 
 def test_one_image_only(command, world, capsys, tmp_path):
