@@ -15,7 +15,7 @@ DEMOS = [
     ["wind", "bell"],
     ["crickets", "frog"],
     ["stream", "cow", "bird"],
-    ["traffic", "siren", "helicopter"],
+    ["traffic", "siren", "car horn"],
     ["train"],
 ]
 

@@ -66,8 +66,7 @@ class Scene:
         """
         stems = np.stack([synthesise(name, _rng(self, 1, place)) for place, name in enumerate(self.labels)])
         rng = _rng(self, 2)
-        decibels = [rng.uniform(-9, -2) if name in AMBIENCES else rng.uniform(-6, 0) for name in self.labels]
-        stems *= 10 ** (np.array(decibels, np.float32)[:, None] / 20)
+        stems *= 10 ** (rng.uniform(-6, 0, (len(stems), 1)).astype(np.float32) / 20)
         mixture = stems.sum(0)
         level = np.exp(rng.uniform(np.log(0.04), np.log(0.09)))  # the mixture's RMS: -28 to -21 dBFS
         stems *= min(level / mixture.std(), 0.95 / np.abs(mixture).max())
@@ -120,16 +119,18 @@ def make_scene(split, index, seed=0, num_sources=None, labels=None):
 
 
 def caption(labels, rng):
-    """Puts labels into words in a way drawn from rng, such as "a dog barking and a bell ringing by the sea"."""
+    """Puts labels into words in a way drawn from rng, such as "A dog barking and a bell ringing by the sea"."""
     labels = rng.permutation(labels).tolist()
     style = rng.integers(4)
     if style == 0:
-        return "the sound of " + " and ".join(labels)
+        return "The sound of " + " and ".join(labels)
     places = [PHRASES[name][1] for name in labels if name in AMBIENCES]
     events = [PHRASES[name][0] for name in labels if name in EVENTS]
     if style < 3 and events:
-        return " ".join([" and ".join(events), *places])
-    return ", ".join(PHRASES[name][0] for name in labels)
+        text = " ".join([" and ".join(events), *places])
+    else:
+        text = ", ".join(PHRASES[name][0] for name in labels)
+    return text[0].upper() + text[1:]
 
 
 def write_scene(scene, folder, stems=False):

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from macs.data.soundscapes import CLASSES, make_scene
+from macs.judge import Judge
+from scripts.tiny_training import train
+from scripts.train_tiny_clap import captioned_clip, contrastive_loss
+from scripts.train_tiny_vae import painting, reconstruction_loss
+
+
+def test_interrupted_training_ends_in_the_same_weights(tmp_path):
+    def run(folder, interrupted_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
+
+        def batches(done):
+            for step in range(done, 12):
+                if step == interrupted_at:
+                    raise KeyboardInterrupt
+                yield torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+
+        train("toy", {"model": model}, batches, lambda x: model(x).square().mean(), 12, 0.05, folder, save_every=5)
+        return model.state_dict()
+
+    straight = run(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", interrupted_at=8)  # three steps after the last save
+    torch.manual_seed(123)
+    resumed = run(tmp_path / "resumed")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    with pytest.raises(SystemExit, match="12 steps, not 20"):
+        train("toy", {"model": torch.nn.Linear(4, 8)}, range, None, 20, 0.05, tmp_path / "resumed")
+
+
+def test_contrastive_loss_is_claps_where_no_classes_repeat():
+    audio, text = F.normalize(torch.randn(5, 8), dim=1), F.normalize(torch.randn(5, 8), dim=1)
+    scale = torch.tensor(2.0)
+    logits = scale.exp() * audio @ text.T
+    expected = (F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))) / 2
+    torch.testing.assert_close(contrastive_loss(audio, text, torch.arange(5), scale), expected)
+    # Clips of the same classes are interchangeable: swapping their texts changes nothing.
+    classes = torch.tensor([7, 7, 1, 2, 3])
+    swapped = contrastive_loss(audio, text[[1, 0, 2, 3, 4]], classes, scale)
+    torch.testing.assert_close(contrastive_loss(audio, text, classes, scale), swapped)
+
+
+def test_captioned_clips_are_what_the_separator_hands_on():
+    kinds = set()
+    for index in range(40):
+        clip, text, classes = captioned_clip(0, index)
+        labels, heard = make_scene("train", index).labels, bin(classes).count("1")
+        kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "source")
+        assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
+        assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
+        assert classes or text == "The sound of Noise"
+    assert kinds == {"noise", "mixture", "source"}
+    assert torch.equal(clip, captioned_clip(0, 39)[0])
+
+
+def test_reconstruction_loss_prefers_sharp_outlines():
+    image = torch.stack([painting("train", 0, index) for index in range(4)])
+    blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    dimmed = image + (blurred - image).abs().mean()  # as far from the picture, but as sharp
+    assert reconstruction_loss(image, image) == 0
+    assert reconstruction_loss(blurred, image) > 1.2 * reconstruction_loss(dimmed, image)
+
+
+def test_judge_names_classes_and_comes_back_from_disk(tmp_path):
+    judge = Judge(CLASSES, width=4).eval()
+    judge.save_pretrained(tmp_path)
+    again = Judge.from_pretrained(tmp_path)
+    images = torch.stack([painting("train", 0, index) for index in range(3)])
+    assert torch.equal(judge(images), again(images)) and again.config.classes == CLASSES
+    for names, logits in zip(again.recognise(images), again(images), strict=True):
+        assert names == [name for name, logit in zip(CLASSES, logits, strict=True) if logit > 0]
+    assert judge.features(images).shape == (3, 64)
