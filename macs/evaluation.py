@@ -162,6 +162,11 @@ def similarity(queries, query_columns, images, image_columns, weights, block=2**
     two (R) tensors, NaN where undefined: without pairs, or z where the others are fewer than two or all alike.
     Memory: blocks of `block` cosines; work: Q x N x (D + 2 R).
     """
+    if len(queries) and queries.shape[1] != images.shape[1]:
+        raise ValueError(
+            f"the encoders do not share a space: {queries.shape[1]} and {images.shape[1]} dimensions. "
+            "Wav2CLIP goes with CLIP ViT-B/32; for another CLIP give an audio encoder of its space, or leave out AIS."
+        )
     queries, images = F.normalize(queries, dim=1), F.normalize(images, dim=1)
     rows = {int(c): row for row, c in enumerate(image_columns.tolist())}
     own = torch.tensor([rows[c] for c in query_columns.tolist()], dtype=torch.long, device=images.device)

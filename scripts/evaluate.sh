@@ -5,7 +5,7 @@ set -euo pipefail
 DATA_DIR="${DATA_DIR:-data}"                 # holds DATASET_NAME/test/{audio,image}
 DATASET_NAME="${DATASET_NAME:-LLP}"          # LLP, AudioSet or Landscape
 DATA_SET="${DATA_SET:-test}"
-PRED="${PRED:-output/images}"                # generated images, <clip id>.png; further folders: --pred NAME=FOLDER ...
+PRED="${PRED:-output}"                       # generated images, <clip id>.png; further folders: --pred NAME=FOLDER ...
 OUTPUT_DIR="${OUTPUT_DIR:-output/evaluation}"
 CLIP="${CLIP:-}"                             # folder or hub id; empty: openai/clip-vit-base-patch32
 WAV2CLIP="${WAV2CLIP:-}"                     # Wav2CLIP.pt; empty: its release

@@ -234,6 +234,12 @@ def test_undefined_measures(n):
     assert result["iis_z"].interval is None
 
 
+def test_encoders_must_share_a_space():
+    image, audio = Embedded(["a", "b"], {"clip": np.ones((2, 5))}), Embedded(["a", "b"], {"audio": np.ones((2, 4))})
+    with pytest.raises(ValueError, match="4 and 5 dimensions. Wav2CLIP goes with CLIP ViT-B/32"):
+        evaluate(image, None, audio, ("ais",), resamples=0)
+
+
 def test_images_all_alike_have_no_z():
     ids, rng = [f"{k}" for k in range(9)], np.random.default_rng(0)
     alike = Embedded(ids, {"clip": np.tile(rng.normal(size=5).astype(np.float32), (9, 1))})
