@@ -9,8 +9,9 @@ once and its features kept in --cache_dir by its content, so that a second evalu
 
 FID, CLIP-FID and KID compare all generated images with all frames; AIS and IIS average over pairs. The 95% intervals
 resample clips with replacement, each with its generated image, its frames and its audio together, the same resamples
-for every model, so that differences of models are paired. FID's resamples are first-order (infinitesimal jackknife).
-Intervals are the spread at this number of clips: FID also falls as images are added, so compare it at equal numbers.
+for every model, so that differences of models are paired. FID's resamples are first-order (infinitesimal jackknife):
+its intervals are too wide, up to twice, for models that are hardly distinguishable from the truth. Intervals are
+the spread at this number of clips: FID also falls as images are added, so compare it at equal numbers.
 """
 
 import argparse
@@ -34,9 +35,7 @@ from macs.encoders import (  # noqa: E402
     load_encoder,
 )
 from macs.evaluation import (  # noqa: E402
-    LOWER_IS_BETTER,
     MEASURES,
-    NAMES,
     PAPER,
     Embedded,
     Estimate,
@@ -46,6 +45,7 @@ from macs.evaluation import (  # noqa: E402
     match_ids,
 )
 from macs.features import encode_files  # noqa: E402
+from macs.report import figure, listed, table  # noqa: E402
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -143,7 +143,7 @@ def main(argv=None):
     results, folds = {}, {}
     for name, model in generated.items():
         if not model.ids:
-            raise SystemExit(f"{args.models[name]}: none of its images could be read:\n{_listed(errors, 'reasons')}")
+            raise SystemExit(f"{args.models[name]}: none of its images could be read:\n{listed(errors, 'reasons')}")
         if args.folds:
             parts = evaluate_folds(model, truth, heard, measures, ids, args.folds, args.seed, devices[0])
             folds[name] = {m: [part[m].value for part in parts] for m in measures}
@@ -204,100 +204,6 @@ def fit_stand_in(args, settings):
     return encoder.fit(x[readable], y[readable])
 
 
-def table(args, measures, results, differences, paper, notes):
-    """The paper's rows for the set, the models' with their intervals below them, differences, and what was left out."""
-    arrow = {m: "↓" if m in LOWER_IS_BETTER else "↑" for m in MEASURES}
-    rows = [[f"{args.dataset_name}", *(f"{NAMES[m]} {arrow[m]}" for m in measures)]]
-    rows += [[f"{name} (paper)", *(_number(m, row[m]) for m in measures)] for name, row in paper.items()]
-    for name, estimates in results.items():
-        rows += [[], [name, *(_number(m, estimates[m].value) for m in measures)]]
-        rows += [["", *(_spread(args, m, estimates[m]) for m in measures)]]
-    for name, estimates in differences.items():
-        rows += [[], [name, *(_number(m, e.value, "+") for m, e in estimates.items())]]
-        rows += [["", *(_spread(args, m, e, "+") for m, e in estimates.items())]]
-    widths = [max(len(row[k]) for row in rows if row) for k in range(len(measures) + 1)]
-    lines = [
-        "   ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        if row
-        else ""
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-
-    if args.folds:
-        lines += ["", f"Mean ± deviation over {args.folds} folds. FID is higher on fewer images."]
-    elif args.resamples:
-        lines += ["", f"[95% intervals]: {args.resamples} resamples of the clips, the same for every model."]
-    if not paper:
-        lines += [f"No rows of the paper are known for {args.dataset_name}."]
-    for name, estimates in results.items():
-        lines += [f"{name}: " + ", ".join(f"{NAMES[m]} of {e.n}" for m, e in estimates.items())]
-        for m, e in estimates.items():
-            if not np.isfinite(e.value):
-                lines += [f"{name}: {NAMES[m]} is undefined: {_undefined(m, e)}"]
-    return "\n".join(lines + [_listed(note["names"], note["what"]) for note in notes])
-
-
-def _number(measure, value, sign=""):
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:{sign}.{2 if measure in ('fid', 'clip_fid') else 4}f}"
-
-
-def _spread(args, measure, estimate, sign=""):
-    if args.folds:
-        return f"±{_number(measure, np.std(estimate.resamples, ddof=1))}"
-    low_high = estimate.interval
-    return f"[{_number(measure, low_high[0], sign)}, {_number(measure, low_high[1], sign)}]" if low_high else ""
-
-
-def _undefined(measure, estimate):
-    if measure in LOWER_IS_BETTER:
-        return "it needs two images and two frames at least"
-    if estimate.n == 0:
-        return "no image has a partner of the same id"
-    return "it holds each image against those of other clips: at least two, and not all alike"
-
-
-def figure(path, args, measures, results, paper):
-    """One panel per measure: the paper's rows in grey, the models' in colour with their intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = [f"{name} (paper)" for name in paper] + list(results)
-    height = 1.3 + 0.32 * len(names)
-    fig, axes = plt.subplots(1, len(measures), figsize=(1.6 + 1.75 * len(measures), height), sharey=True, squeeze=False)
-    for m, ax in zip(measures, axes[0], strict=True):
-        for y, row in enumerate(paper.values()):
-            if row[m] is not None:
-                ax.plot(row[m], y, "o", color="0.55", markersize=6)
-        for k, estimates in enumerate(results.values()):
-            e, y, colour = estimates[m], len(paper) + k, f"C{k}"
-            if not np.isfinite(e.value):
-                ax.text(0.5, y, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center", color=colour)
-                continue
-            deviation = np.std(e.resamples, ddof=1) if args.folds else 0
-            low, high = (e.value - deviation, e.value + deviation) if args.folds else e.interval or (e.value, e.value)
-            ax.plot((low, high), (y, y), color=colour, linewidth=2, solid_capstyle="butt")
-            ax.plot(e.value, y, "o", color=colour, markersize=7)
-        ax.set_title(f"{NAMES[m]} {'↓' if m in LOWER_IS_BETTER else '↑'}", fontsize=11)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.margins(x=0.15)
-        ax.locator_params(axis="x", nbins=3)
-        ax.grid(axis="x", color="0.92")
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=9, length=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-    spread = f"deviation over {args.folds} folds" if args.folds else "95% interval"
-    fig.suptitle(f"{args.dataset_name} ({args.data_set}), bars: {spread}", fontsize=11, x=0.01, ha="left")
-    fig.tight_layout()
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
-
-
 def _differences(results):
     """{"b - a": {measure: Estimate}}: every further model less the first, resample by resample."""
     (first, base), *others = results.items()
@@ -312,12 +218,6 @@ def _differences(results):
 
 def _unmatched(what, missing):
     return {"what": what, "names": {i: twin and f"differs only in case from {twin}" for i, twin in missing.items()}}
-
-
-def _listed(names, what, most=5):
-    lines = [f"{what}: {len(names)}"]
-    lines += [f"    {name}" + (f" ({why})" if why else "") for name, why in list(names.items())[:most]]
-    return "\n".join(lines + (["    ... all of them in results.json"] if len(names) > most else []))
 
 
 def _finite(value):
