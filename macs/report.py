@@ -33,6 +33,8 @@ def table(args, measures, results, differences, paper, notes):
         lines += ["", f"Mean ± deviation over {args.folds} folds. FID is higher on fewer images."]
     elif args.resamples:
         lines += ["", f"[95% intervals]: {args.resamples} resamples of the clips, the same for every model."]
+    if args.stand_ins:
+        lines += ["Stand-in encoders: the models compare with each other, not with the paper's rows."]
     if not paper:
         lines += [f"No rows of the paper are known for {args.dataset_name}."]
     for name, estimates in results.items():

@@ -397,3 +397,4 @@ def test_paper_rows_stand_beside_the_models(command, world, capsys, tmp_path):
     numbers = ["87.09", "20.47", "0.0157", "0.0754", "1.3038", "0.6269", "1.7231"]
     assert [line for line in lines if line.split() == ["MACS", "(paper)", *numbers]]
     assert [line for line in lines if line.startswith("mine  ")]
+    assert any("Stand-in encoders" in line for line in lines)
