@@ -12,7 +12,7 @@ WAV2CLIP="${WAV2CLIP:-}"                     # Wav2CLIP.pt; empty: its release
 INCEPTION="${INCEPTION:-}"                   # folder of inception-2015-12-05.pt; empty: clean-fid's
 
 cd "$(dirname "$0")/.."
-source scripts/setup.sh requirements.txt
+source scripts/setup.sh
 
 exec python scripts/evaluate.py --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" \
     --pred "$PRED" --output_dir "$OUTPUT_DIR" --clip "$CLIP" --wav2clip "$WAV2CLIP" --inception "$INCEPTION" "$@"
