@@ -11,7 +11,8 @@ CLIP_MODEL="${CLIP_MODEL:-openai/clip-vit-base-patch32}"
 SEED="${SEED:-0}"
 
 cd "$(dirname "$0")/.."
-source scripts/setup.sh download/requirements.txt
+REQUIREMENTS=download/requirements.txt
+source scripts/setup.sh
 
 frames="$ASSET_DIR/audioset_eval_frames.json"
 [ -f "$ASSET_DIR/eval_segments.csv" ] && [ -f "$ASSET_DIR/AudioSet.csv" ] || python download/download_assets.py --output_dir "$ASSET_DIR"

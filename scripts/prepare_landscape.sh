@@ -11,7 +11,8 @@ CLIP_MODEL="${CLIP_MODEL:-openai/clip-vit-base-patch32}"
 SEED="${SEED:-0}"
 
 cd "$(dirname "$0")/.."
-source scripts/setup.sh download/requirements.txt
+REQUIREMENTS=download/requirements.txt
+source scripts/setup.sh
 
 [ -f "$ASSET_DIR/Landscape.csv" ] || python download/download_assets.py --output_dir "$ASSET_DIR"
 # 3: some clips failed this time; what is there can be prepared all the same
