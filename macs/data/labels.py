@@ -1,0 +1,76 @@
+"""Labels of the clips: what the metadata files say, and the texts CLAP reads."""
+
+import csv
+import re
+from pathlib import Path
+
+ID_COLUMNS = ("fname", "filename")
+LABEL_COLUMNS = ("labels", "event_labels")
+
+# Nodes of the AudioSet ontology that gather sounds instead of naming one, so that «The sound of <node>» tells CLAP
+# nothing. First those which ontology.json (github.com/audioset/ontology, v1) restricts as "abstract"; written from
+# knowledge of it, and for the ones among FSD50K's labels checked: none of them is one of AudioSet's 527 rated classes.
+ABSTRACT_LABELS = frozenset({
+    "human sounds", "human voice", "respiratory sounds", "human locomotion", "digestive", "human group actions",
+    "sounds of things", "domestic sounds and home sounds", "miscellaneous sources", "specific impact sounds",
+    "natural sounds", "source-ambiguous sounds", "generic impact sounds", "surface contact", "deformable shell",
+    "onomatopoeia", "other sourceless", "channel and environment and background", "acoustic environment",
+    "sound reproduction", "music genre", "musical concepts", "music role", "music mood",
+    # and the families of its two upper levels, which are rated but are containers all the same
+    "animal", "domestic animals and pets", "livestock and farm animals and working animals", "wild animals",
+    "music", "musical instrument", "vehicle", "mechanisms",
+})
+PADDING = "Noise"
+
+
+def label_names(text):
+    """The labels in a comma-separated cell, in order: "Domestic animals, pets,Squeak" holds two.
+
+    A comma followed by a space belongs to the label (AudioSet's names contain commas); empty names are left out.
+    """
+    return [name.strip() for name in re.split(r",(?! )", text) if name.strip()]
+
+
+def read_labels(path):
+    """Reads a metadata file into {id: [labels]}, in the file's order; an id without labels has an empty list.
+
+    Takes FSD50K's collection_*.csv (fname, labels, mids), AudioSet.csv, and the tab-separated LLP, AVVP and Landscape
+    files (filename, event_labels), in any order of columns. An id with several rows (AVVP_eval_*.csv: one row for
+    each event) gets the labels of all of them, each once. Raises FileNotFoundError, or ValueError for other columns.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such label file. Expected a CSV with the columns fname and labels, or "
+                                "filename and event_labels.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
+        columns = rows.fieldnames or []
+        id_column = next((name for name in ID_COLUMNS if name in columns), None)
+        label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
+        if id_column is None or label_column is None:
+            raise ValueError(f"{path}: expected the columns fname and labels (FSD50K), or filename and event_labels "
+                             f"(LLP, AudioSet, Landscape), but the first line has {columns}.")
+        labels = {}
+        for row in rows:
+            if not row[id_column] or row[label_column] is None:
+                raise ValueError(f"{path}, line {rows.line_num}: expected {len(columns)} columns {columns}, "
+                                 f"got {[value for value in row.values() if value is not None]}.")
+            names = labels.setdefault(row[id_column], [])
+            names += [name for name in label_names(row[label_column]) if name not in names]
+    return labels
+
+
+def label_texts(labels, dataset_name, num_sources=6):
+    """The texts of one clip for CLAP, «The sound of <label>», padded with «Noise» to a fixed number.
+
+    FSD50K: up to 5 labels in lower case, without abstract nodes of the AudioSet ontology. Other sets: the first
+    num_sources // 2 labels, so that the two clips of a mixture have one for each signal. Underscores become spaces.
+    """
+    names = [label.replace("_", " ") for label in labels]
+    count = num_sources // 2
+    if dataset_name == "FSD50K":
+        names = [name for name in map(str.lower, names) if name not in ABSTRACT_LABELS]
+        count = 5
+    return [f"The sound of {name}" for name in (names + [PADDING] * count)[:count]]

@@ -1,0 +1,141 @@
+"""The three losses of stage one, pure functions on tensors: reconstruction, alignment with the labels, ranking."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+class _CentredGram(torch.autograd.Function):
+    """Inner products of zero-mean signals: (B, M, T), (B, K, T) -> (B, M + K, M + K) in float64, of both together.
+
+    SI-SDR needs |reference - sum|², a difference of nearly equal energies, hence float64: float32 would err by 1e-3 dB
+    at 30 dB, half precision and TF32 (which leave float64 alone) by far more. Block by block over time, so that the
+    float64 copy stays in the cache and neither direction keeps more than the waveforms themselves.
+    """
+
+    BLOCK = 4096
+
+    @staticmethod
+    def blocks(sources, references):
+        """Yields (slice of time, the signals (B, M + K, length of the slice) in float64, valid until the next)."""
+        dtype = torch.float32 if sources.device.type == "mps" else torch.float64  # MPS has no float64
+        (batch, num_sources, length), num_references = sources.shape, references.shape[1]
+        buffer = sources.new_empty(batch, num_sources + num_references, _CentredGram.BLOCK, dtype=dtype)
+        for start in range(0, length, _CentredGram.BLOCK):
+            block = slice(start, min(start + _CentredGram.BLOCK, length))
+            signals = buffer[..., : block.stop - start]
+            signals[:, :num_sources] = sources[..., block]
+            signals[:, num_sources:] = references[..., block]
+            yield block, signals
+
+    @staticmethod
+    def forward(ctx, sources, references):
+        gram, total = 0, 0
+        for _, signals in _CentredGram.blocks(sources, references):
+            gram = gram + signals @ signals.mT
+            total = total + signals.sum(-1, keepdim=True)
+        mean = total / sources.shape[-1]
+        ctx.save_for_backward(sources, references, mean)
+        return gram - total @ mean.mT
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        sources, references, mean = ctx.saved_tensors
+        num_sources = sources.shape[1]
+        rows = slice(None) if ctx.needs_input_grad[1] else slice(num_sources)
+        grad = (grad + grad.mT)[:, rows]  # d<x_i, x_j> = <dx_i, x_j> + <x_i, dx_j>
+        offset = grad @ mean
+        grads = sources.new_empty(*grad.shape[:2], sources.shape[-1])
+        for block, signals in _CentredGram.blocks(sources, references):
+            grads[..., block] = torch.baddbmm(offset, grad, signals, beta=-1)
+        return grads.split((num_sources, references.shape[1]), dim=1) if ctx.needs_input_grad[1] else (grads, None)
+
+
+def assignment_si_sdr(sources, references, eps=1e-8):
+    """Zero-mean SI-SDR (Le Roux et al., 2019) of every way to share M signals out among K references.
+
+    sources (B, M, T), references (B, K, T). Returns (B, K**M, K) in dB and float64: the SI-SDR of each reference with
+    the sum of the signals given to it. Row 0 gives all signals to reference 0, the last row all to reference K - 1.
+
+    The waveforms are read once, for the Gram matrix of all M + K signals; the K**M sums live in that small space.
+    """
+    sizes = f"sources {tuple(sources.shape)}, references {tuple(references.shape)}"
+    if sources.ndim != 3 or references.ndim != 3 or sources.shape[::2] != references.shape[::2]:
+        raise ValueError(f"Expected sources (B, M, T) and references (B, K, T) of one B and T, got {sizes}.")
+    num_sources, num_references = sources.shape[1], references.shape[1]
+    gram = _CentredGram.apply(sources, references)
+
+    owner = torch.cartesian_prod(*[torch.arange(num_references, device=gram.device)] * num_sources)
+    given = F.one_hot(owner.view(-1, num_sources), num_references).mT.to(gram.dtype)  # (K**M, K, M)
+    source_gram, cross = gram[:, :num_sources, :num_sources], gram[:, num_sources:, :num_sources]
+    estimate_energy = torch.einsum("akm,bmn,akn->bak", given, source_gram, given)
+    product = torch.einsum("akm,bkm->bak", given, cross)  # <sum, reference>
+    reference_energy = gram.diagonal(dim1=1, dim2=2)[:, None, num_sources:]
+
+    scale = (product + eps) / (reference_energy + eps)
+    target = scale**2 * reference_energy
+    error = (target - 2 * scale * product + estimate_energy).clamp(min=0)
+    return 10 * torch.log10((target + eps) / (error + eps))
+
+
+def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
+    """Mixture-invariant SI-SDR loss (Wisdom et al., 2020), exact over all assignments: L_rec.
+
+    sources (B, M, T); mixture_1, mixture_2 (B, T), any unit. Returns min over the assignments of
+    -SI-SDR(mixture_1, its sum) - SI-SDR(mixture_2, its sum) in dB, mean over B, in the dtype of the sources.
+    Cost: one pass over the waveforms; the 2**M - 1 assignments are scored in M x M Gram space.
+    """
+    si_sdr = assignment_si_sdr(sources, torch.stack([mixture_1, mixture_2], dim=1), eps)
+    si_sdr = si_sdr[:, :-1]  # but not the one with nothing for mixture 1
+    return -si_sdr.sum(-1).amax(1).mean().to(sources.dtype)
+
+
+def contrastive_loss(audio, text, logit_scale, assignment_scale=100.0):
+    """Aligns every separated signal with its soft label: L_contrastive.
+
+    audio (B, M, D) and text (B, L, D) embeddings of unit norm, logit_scale the logarithm of the scale (log(1/0.07) at
+    first, learned). The soft label of a signal is softmax(100 audio textᵀ) text, normalised. Returns the mean of the
+    cross entropies over rows and columns of the M x M similarities towards the diagonal: a scalar, mean over B.
+    """
+    soft_label = F.normalize((assignment_scale * audio @ text.mT).softmax(-1) @ text, dim=-1)  # (B, M, D)
+    logits = audio @ soft_label.mT * logit_scale.exp()  # (B, M, M)
+    target = torch.arange(audio.shape[1], device=audio.device).expand(audio.shape[:2])
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.mT, target)) / 2
+
+
+def soft_rank(values, strength=1.0):
+    """Differentiable ranks (Blondel et al., 2020, l2): the projection of values / strength on the permutahedron.
+
+    values (B, n) -> (B, n); the greatest value of a row has the rank n, as far as values differ by more than strength.
+    Exact: rank = s - isotonic(s - w) with s sorted descending, w = (n, ..., 1); O(n²) memory, made for small n.
+    """
+    sorted_values, order = (values / strength).sort(dim=-1, descending=True)
+    n = values.shape[-1]
+    y = sorted_values - torch.arange(n, 0, -1, device=values.device, dtype=values.dtype)
+    # non-increasing isotonic fit: v_i = min over j <= i, of max over k >= i, of mean(y_j .. y_k)
+    total = F.pad(y.cumsum(-1), (1, 0))
+    index = torch.arange(n, device=values.device)
+    length = (index[None, :] - index[:, None] + 1).clamp(min=1)  # of y_j .. y_k at [j, k]
+    mean = (total[:, None, 1:] - total[:, :-1, None]) / length
+    mean = mean.masked_fill(index[None, :] < index[:, None], -math.inf)
+    best = mean.flip(-1).cummax(-1).values.flip(-1)  # [j, i]: max over k >= i
+    best = best.masked_fill(index[None, :] < index[:, None], math.inf)
+    ranks = sorted_values - best.amin(1)
+    return torch.zeros_like(ranks).scatter(-1, order, ranks)
+
+
+def ranking_loss(similarity, eps=1e-4):
+    """1 - Spearman correlation of the signals' soft ranks with (M, ..., 1), mean over rows: L_rank.
+
+    similarity (B, M): cosine of each signal's embedding with its mixture's; signal 1 shall be the most similar. eps
+    keeps the gradient finite where all similarities are equal, as on silence.
+    """
+    num_sources = similarity.shape[-1]
+    ranks = soft_rank(similarity)
+    ranks = ranks - ranks.mean(-1, keepdim=True)
+    target = torch.arange(num_sources, 0, -1, device=ranks.device, dtype=ranks.dtype)
+    target = target - target.mean()
+    spearman = (ranks * target).sum(-1) / ((ranks.square().sum(-1) + eps**2).sqrt() * target.norm())
+    return 1 - spearman.mean()
