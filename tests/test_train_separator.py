@@ -94,6 +94,7 @@ def finish(process):
     return output
 
 
+@pytest.mark.slow
 def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, tmp_path):
     run_here(monkeypatch, *options, "--checkpointing_steps", 2, "--report_to", "tensorboard")
     printed = capsys.readouterr()
@@ -260,8 +261,9 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, 
 
 @pytest.mark.slow
 def test_two_processes_train_together(options, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1,
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]  # fmt: skip
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
+                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", 0]  # fmt: skip
     output = finish(start(*options, launcher=launcher))
     out = tmp_path / "run"
     assert output.count("10 clips to train") == 1
