@@ -152,6 +152,7 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
     (si_sdr_improvement_stems). Returns ({name: number}, the first mixture's parts for the figure).
     """
     separator = accelerator.unwrap_model(separator).eval()  # without DDP: the processes may have unequal shares
+    loader.set_epoch(0)  # the same excerpts every time; accelerate counts the passes otherwise
     sums, shown = {}, None
 
     def add(name, values):

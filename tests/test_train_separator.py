@@ -257,6 +257,8 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, 
     weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole, cut)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    validations = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, cut)]
+    assert validations[0] == validations[1]
 
 
 @pytest.mark.slow
