@@ -5,6 +5,7 @@ UNet with the audio keys and values).
 """
 
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -147,6 +148,26 @@ def open_separator(path, num_sources=6):
     laion = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     _load_into(clap, clap_from_laion(laion), path, lambda name: f"{name} (transformers' name, under {prefix})")
     return separator.eval(), clap.eval()
+
+
+def export_separator(separator, released_path, path):
+    """Writes a separator as the authors' `separator_FSD50K_full.pt`: a copy of such a file with its weights put in.
+
+    released_path: the file that CLAP and all else come from. Raises CheckpointError where the sizes differ.
+    """
+    state_dict = dict(_load(released_path))
+    for name, value in separator.state_dict().items():
+        released_name = "model." + name.replace("logit_scale", "tau2")
+        expected = state_dict.get(released_name, torch.empty(0))
+        if expected.shape != value.shape:
+            raise CheckpointError(
+                f"{released_path}: entry {released_name} has shape {tuple(expected.shape)}, but the separator's has "
+                f"{tuple(value.shape)}; the file is for another M or another model"
+            )
+        state_dict[released_name] = value.detach().cpu().to(expected.dtype)
+    beside = Path(path).with_suffix(".partial")
+    torch.save(state_dict, beside)
+    os.replace(beside, path)
 
 
 def open_generator(unet_config, mlp_path, unet_path, num_sources=6):

@@ -53,23 +53,28 @@ class _CentredGram(torch.autograd.Function):
         return grads.split((num_sources, references.shape[1]), dim=1) if ctx.needs_input_grad[1] else (grads, None)
 
 
+def assignments(num_sources, num_references, device=None):
+    """Every way to give M signals to K references, (K**M, K, M) of 0 and 1; the first gives all to reference 0."""
+    owner = torch.cartesian_prod(*[torch.arange(num_references, device=device)] * num_sources)
+    return F.one_hot(owner.view(-1, num_sources), num_references).mT
+
+
 def assignment_si_sdr(sources, references, eps=1e-8):
     """Zero-mean SI-SDR (Le Roux et al., 2019) of every way to share M signals out among K references.
 
     sources (B, M, T), references (B, K, T). Returns (B, K**M, K) in dB and float64: the SI-SDR of each reference with
-    the sum of the signals given to it. Row 0 gives all signals to reference 0, the last row all to reference K - 1.
-
+    the sum of the signals given to it, in the order of `assignments`. A reference given nothing has about 0 dB.
     The waveforms are read once, for the Gram matrix of all M + K signals; the K**M sums live in that small space.
     """
-    sizes = f"sources {tuple(sources.shape)}, references {tuple(references.shape)}"
     if sources.ndim != 3 or references.ndim != 3 or sources.shape[::2] != references.shape[::2]:
-        raise ValueError(f"Expected sources (B, M, T) and references (B, K, T) of one B and T, got {sizes}.")
-    num_sources, num_references = sources.shape[1], references.shape[1]
+        raise ValueError(
+            "Expected sources (B, M, T) and references (B, K, T) of one B and T, got sources "
+            f"{tuple(sources.shape)}, references {tuple(references.shape)}."
+        )
+    num_sources = sources.shape[1]
     gram = _CentredGram.apply(sources, references)
-
-    owner = torch.cartesian_prod(*[torch.arange(num_references, device=gram.device)] * num_sources)
-    given = F.one_hot(owner.view(-1, num_sources), num_references).mT.to(gram.dtype)  # (K**M, K, M)
     source_gram, cross = gram[:, :num_sources, :num_sources], gram[:, num_sources:, :num_sources]
+    given = assignments(num_sources, references.shape[1], gram.device).to(gram.dtype)
     estimate_energy = torch.einsum("akm,bmn,akn->bak", given, source_gram, given)
     product = torch.einsum("akm,bkm->bak", given, cross)  # <sum, reference>
     reference_energy = gram.diagonal(dim1=1, dim2=2)[:, None, num_sources:]
@@ -90,6 +95,20 @@ def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
     si_sdr = assignment_si_sdr(sources, torch.stack([mixture_1, mixture_2], dim=1), eps)
     si_sdr = si_sdr[:, :-1]  # but not the one with nothing for mixture 1
     return -si_sdr.sum(-1).amax(1).mean().to(sources.dtype)
+
+
+def si_sdr_improvement(sources, references):
+    """By how many dB the best assignment of the signals comes closer to the references than the mixture does.
+
+    sources (B, M, T) that sum to the mixture, references (B, K, T), K <= M. Returns (B,), the mean over the references,
+    each of which gets at least one signal; the best assignment is the one with the greatest mean SI-SDR.
+    """
+    num_sources, num_references = sources.shape[1], references.shape[1]
+    given = assignments(num_sources, num_references, sources.device)
+    si_sdr = assignment_si_sdr(sources, references)  # (B, K**M, K)
+    mixture = si_sdr[:, (given.sum(-1) == num_sources).any(-1)].diagonal(dim1=1, dim2=2)  # all signals to each
+    complete = given.any(-1).all(-1)
+    return si_sdr[:, complete].mean(-1).amax(1) - mixture.mean(-1)
 
 
 def contrastive_loss(audio, text, logit_scale, assignment_scale=100.0):

@@ -1,0 +1,309 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import ClapConfig, RobertaTokenizer
+
+from macs import ClapEncoder, Separator
+from macs.checkpoints import CheckpointError, export_separator
+from macs.losses import si_sdr_improvement
+from scripts import train_separator
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts/train_separator.py"
+
+
+@pytest.fixture(scope="session")
+def clap_dir(tmp_path_factory):
+    """A CLAP of the real architecture, as small as it gets, saved with its tokenizer."""
+    folder = tmp_path_factory.mktemp("clap")
+    tokenizer = RobertaTokenizer().train_new_from_iterator(["The sound of Noise"], 300, show_progress=False)
+    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16, "max_position_embeddings": 80, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    audio = {"patch_embeds_hidden_size": 4, "hidden_size": 16, "depths": [1, 1, 1], "num_attention_heads": [1, 1, 1],
+             "patch_size": 8, "patch_stride": [8, 8]}  # fmt: skip
+    torch.manual_seed(0)
+    ClapEncoder(ClapConfig(text_config=text, audio_config=audio, projection_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """DATA_DIR with the set `Tones`: 10 clips of 0.5 s to train (one of them broken), 4 scenes with stems for test."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    t = np.arange(8000) / 16000
+    rows = ["filename\tevent_labels"]
+
+    def write(part, name, samples):
+        path = root / "Tones" / part / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, 16000)
+
+    for i in range(10):
+        tone = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 4000) * t)
+        write("train/audio", f"clip{i}", tone + 0.01 * rng.standard_normal(8000))
+        rows.append(f"clip{i}\ttone,Noise")
+    (root / "Tones/train/audio/clip3.wav").write_bytes(b"broken")
+    for i in range(4):
+        stems = [0.3 * np.sin(2 * np.pi * rng.uniform(200, 4000) * t), 0.1 * rng.standard_normal(8000)]
+        write("test/audio", f"scene{i}", sum(stems))
+        for name, stem in zip(("tone", "noise"), stems, strict=True):
+            write("test/stems", f"scene{i}_{name}", stem)
+        rows.append(f"scene{i}\ttone,noise")
+    (root / "Tones/Tones.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def options(data_dir, clap_dir, tmp_path):
+    """Command line of a run: 2 epochs of 5 batches, 3 optimizer steps each."""
+    return ["--data_dir", data_dir, "--dataset_name", "Tones", "--validation_set", "test", "--clap", clap_dir,
+            "--output_dir", tmp_path / "run", "--M", 3, "--channels", 16, "--clip_seconds", 0.5, "--epochs", 2,
+            "--batch_size", 2, "--num_workers", 0]  # fmt: skip
+
+
+def run_here(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["train_separator.py", *map(str, options)])
+    train_separator.main()
+
+
+def start(*options, launcher=()):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [*(launcher or [sys.executable]), SCRIPT, *options]
+    return subprocess.Popen(
+        list(map(str, command)), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, tmp_path):
+    run_here(monkeypatch, *options, "--checkpointing_steps", 2, "--report_to", "tensorboard")
+    printed = capsys.readouterr()
+    out = tmp_path / "run"
+    assert "10 clips to train, 4 to validate" in printed.out
+    assert "1 recordings could not be decoded" in printed.out
+    assert printed.err.count("clip3.wav") + printed.out.count("clip3.wav") == 1  # one warning in two epochs
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [1, 2]
+    for name in ("mixit", "contrastive", "ranking", "si_sdr_improvement", "si_sdr_improvement_stems"):
+        assert all(np.isfinite(line[f"validation/{name}"]) for line in metrics)
+    assert 0 <= metrics[-1]["validation/signal_1_leads"] <= 1
+    assert sorted(path.name for path in (out / "figures").iterdir()) == ["epoch_001.png", "epoch_002.png"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert list((out / "macs").glob("events.out.tfevents.*"))
+    separator = Separator.from_pretrained(out / "separator")
+    assert (separator.config.num_sources, separator.config.channels, separator.config.num_samples) == (3, 16, 8000)
+    assert separator.logit_scale != Separator(3, 16).logit_scale  # CLAP's losses reached the separator's parameters
+
+    # The result can be trained further, but not as another separator than it is
+    finetune = [*options, "--finetune", out, "--epochs", 1, "--output_dir", tmp_path / "further"]
+    run_here(monkeypatch, *finetune)
+    assert (tmp_path / "further/separator/config.json").is_file()
+    with pytest.raises(SystemExit, match="made for M = 3 and 0.5 s, expected M = 4 and 0.5 s"):
+        run_here(monkeypatch, *finetune, "--M", 4)
+
+    # A checkpoint belongs to a run of the same settings
+    changes = [(["--M", 4], r"M 3 \(now 4\)"), (["--clip_seconds", 1.0], r"clip_seconds 0.5 \(now 1.0\)")]
+    for change, message in changes:
+        with pytest.raises(SystemExit, match=f"made with other settings: .*{message}"):
+            run_here(monkeypatch, *options, *change, "--resume", "latest")
+    (out / "checkpoints/step-00000006/model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(SystemExit, match="step-00000006: the checkpoint cannot be read"):
+        run_here(monkeypatch, *options, "--resume", "latest")
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(monkeypatch, options, tmp_path):
+    saved = torch.save
+
+    def save(value, file, *args, **kwargs):
+        if "step-00000003" in str(file):
+            raise OSError(28, "No space left on device")
+        saved(value, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(SystemExit, match="step-00000003: .*No space left.*step-00000002 is whole"):
+        run_here(monkeypatch, *options, "--epochs", 1, "--checkpointing_steps", 2)
+    monkeypatch.setattr(torch, "save", saved)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000002"]
+    run_here(monkeypatch, *options, "--epochs", 1, "--checkpointing_steps", 2, "--resume", "latest")
+    assert (tmp_path / "run/separator/config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--dataset_name", "Nothing"], "Nothing/train/audio: no such folder"),
+        (["--data_set", "empty"], "empty/audio: expected recordings"),
+        (["--labels", "{data_dir}/wrong.csv"], "wrong.csv: expected the columns"),
+        (["--labels", "{data_dir}/other.csv"], "there is none for any of the 14"),
+        (["--batch_size", 1], "--batch_size must be 2 or more"),
+        (["--batch_size", 99], "10 training clips, expected at least 99"),
+        (["--resume", "latest"], "expected a checkpoint"),
+        (["--export_released", "out.pt"], "--export_released needs --clap to be the released separator"),
+        (["--output_dir", "{data_dir}/Tones/Tones.csv/run"], "the output folder cannot be made"),
+    ],
+)
+def test_bad_input_is_one_clear_error(monkeypatch, options, data_dir, change, message):
+    (data_dir / "Tones/empty/audio").mkdir(parents=True, exist_ok=True)
+    (data_dir / "wrong.csv").write_text("a,b\n1,2\n")
+    (data_dir / "other.csv").write_text("fname,labels\n1,Rain\n")
+    with pytest.raises(SystemExit, match=message):
+        run_here(monkeypatch, *options, *[str(part).format(data_dir=data_dir) for part in change])
+
+
+def test_the_mixture_is_embedded_once_and_all_signals_in_one_batch(clap_dir):
+    clap = ClapEncoder.from_pretrained(clap_dir).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    separator = Separator(3, 16, num_samples=8000)
+    sizes = []
+    encode_audio = clap.encode_audio
+    clap.encode_audio = lambda waveforms: sizes.append(len(waveforms)) or encode_audio(waveforms)
+    parts = losses_of(separator, clap, torch.randn(4, 8000))
+    assert sizes == [4 * 3, 4]
+    assert torch.allclose(parts["sources"].sum(1), parts["mixture"], atol=1e-5)
+    # CLAP gets no gradients, but the separator gets them through it
+    (parts["contrastive"] + parts["ranking"]).backward()
+    assert all(parameter.grad is None for parameter in clap.parameters())
+    assert separator.unet.out_conv[-1].weight.grad.abs().sum() > 0
+
+
+def losses_of(separator, clap, waveform):
+    from contextlib import nullcontext
+
+    generator = torch.Generator().manual_seed(len(waveform))
+    texts = F.normalize(torch.randn(len(waveform), 2, 16, generator=generator), dim=-1)
+    scale = getattr(separator, "module", separator).logit_scale
+    return train_separator.mixture_losses(separator, clap, waveform, texts, scale, nullcontext)
+
+
+def si_sdr(estimate, reference):
+    scale = (estimate * reference).sum(-1, keepdim=True) / reference.square().sum(-1, keepdim=True)
+    error = scale * reference - estimate
+    return 10 * torch.log10((scale * reference).square().sum(-1) / error.square().sum(-1))
+
+
+def test_si_sdr_improvement_of_a_known_separation():
+    generator = torch.Generator().manual_seed(0)
+    references = torch.randn(2, 3, 4000, generator=generator, dtype=torch.float64)
+    references -= references.mean(-1, keepdim=True)
+    leak = 0.1 * references.roll(1, dims=1)
+    sources = (references - leak + leak.roll(-1, dims=1)).flip(1)  # in another order
+    mixture = sources.sum(1, keepdim=True)
+    expected = (si_sdr(sources.flip(1), references) - si_sdr(mixture.expand_as(references), references)).mean(-1)
+    assert torch.allclose(si_sdr_improvement(sources, references), expected, atol=0.05)
+    assert expected.min() > 10
+    same = mixture.expand(-1, 3, -1) / 3
+    assert si_sdr_improvement(same, references).abs().max() < 0.1
+
+
+def test_export_puts_the_separator_into_a_copy_of_the_released_file(tmp_path):
+    released = {f"model.{name.replace('logit_scale', 'tau2')}": value.clone()
+                for name, value in Separator(3, 16, num_samples=8000).state_dict().items()}  # fmt: skip
+    released["clap.model.logit_scale_a"] = torch.tensor(3.0)
+    torch.save(released, tmp_path / "released.pt")
+    trained = Separator(3, 16, num_samples=8000)
+    trained.logit_scale.data += 1
+    export_separator(trained, tmp_path / "released.pt", tmp_path / "mine.pt")
+    mine = torch.load(tmp_path / "mine.pt", weights_only=True)
+    assert list(mine) == list(released)
+    assert mine["clap.model.logit_scale_a"] == 3
+    assert torch.equal(mine["model.tau2"], trained.logit_scale)
+    for name, value in trained.unet.state_dict().items():
+        assert torch.equal(mine[f"model.unet.{name}"], value)
+    with pytest.raises(CheckpointError, match="released.pt: entry model.unet.* the file is for another M"):
+        export_separator(Separator(4, 16, num_samples=8000), tmp_path / "released.pt", tmp_path / "mine.pt")
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, tmp_path):
+    options = [*options, "--checkpointing_steps", 1]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start(*options, "--output_dir", whole))
+
+    process = start(*options, "--output_dir", cut)
+    deadline = time.time() + 200
+    while not (cut / "checkpoints/step-00000005").exists() and time.time() < deadline:  # in the middle of epoch 2
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (cut / "separator").exists()
+    for path in (cut / "checkpoints").glob("step-*"):  # whatever it reached while the signal was on its way
+        if path.name not in ("step-00000004", "step-00000005"):
+            shutil.rmtree(path)
+
+    output = finish(start(*options, "--output_dir", cut, "--resume", "latest"))
+    assert "Resumed from" in output
+    weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole, cut)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    validations = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, cut)]
+    assert validations[0] == validations[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(options, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
+                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", 0]  # fmt: skip
+    output = finish(start(*options, launcher=launcher))
+    out = tmp_path / "run"
+    assert output.count("10 clips to train") == 1
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in metrics] == [(1, 1), (2, 2)]  # 10 clips / (2 processes * 2) / 2
+    assert {path.name for path in (out / "checkpoints/step-00000002").glob("random_states_*")} == {
+        "random_states_0.pkl", "random_states_1.pkl"}  # fmt: skip
+    Separator.from_pretrained(out / "separator")
+
+
+def gradients_of_two_processes(rank, clap_dir, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29537")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    separator, clap, waveform = models_and_waveform(clap_dir)
+    parallel = torch.nn.parallel.DistributedDataParallel(separator)
+    parts = losses_of(parallel, clap, waveform.chunk(2)[rank])
+    (parts["mixit"] + parts["contrastive"] + parts["ranking"]).backward()
+    if rank == 0:
+        torch.save({name: p.grad for name, p in separator.named_parameters()}, folder / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+def models_and_waveform(clap_dir):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    separator = Separator(3, 16, num_samples=8000).eval()  # batch norm by its running statistics, no dropout
+    clap = ClapEncoder.from_pretrained(clap_dir).eval().requires_grad_(False)
+    return separator, clap, torch.randn(4, 8000)
+
+
+@pytest.mark.slow
+def test_gradients_of_two_processes_equal_those_of_one_on_the_joined_batch(clap_dir, tmp_path):
+    torch.multiprocessing.spawn(gradients_of_two_processes, (clap_dir, tmp_path), nprocs=2)
+    separator, clap, waveform = models_and_waveform(clap_dir)
+    for half in waveform.chunk(2):  # the partners are drawn inside each process's part
+        parts = losses_of(separator, clap, half)
+        ((parts["mixit"] + parts["contrastive"] + parts["ranking"]) / 2).backward()
+    together = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    for name, parameter in separator.named_parameters():
+        scale = parameter.grad.abs().max()
+        assert torch.allclose(together[name], parameter.grad, rtol=1e-4, atol=1e-5 * scale), name
