@@ -32,7 +32,7 @@ from macs.cache import CacheError
 from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.features import FrozenModels, embed_sources, encode_images, make_dataset
+from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
 from macs.training import (
     Position,
     TrainingError,

@@ -1,22 +1,23 @@
-# Sourced by the other scripts: `source scripts/setup.sh [requirements file]`, from the repository root.
+# Sourced by the other scripts from the repository root, after an optional REQUIREMENTS=<file>.
 # Uses the active Python if it already satisfies the requirements, else makes .venv and installs them there.
-requirements="${1:-requirements.txt}"
+REQUIREMENTS="${REQUIREMENTS:-requirements.txt}"
 # pip in dry-run without an index succeeds only if nothing is missing
-satisfied() { "$1" -m pip install --quiet --disable-pip-version-check --no-index --dry-run -r "$requirements" >/dev/null 2>&1; }
+satisfied() { "$1" -m pip install --quiet --disable-pip-version-check --no-index --dry-run -r "$REQUIREMENTS" >/dev/null 2>&1; }
 
-active="$(command -v python || command -v python3)" || { echo "No Python found: install Python 3.10 or newer." >&2; exit 1; }
-if satisfied "$active"; then
-    PYTHON="$active"
+if command -v python >/dev/null && satisfied python; then
+    PYTHON="$(command -v python)"
 else
     PYTHON=.venv/bin/python
     if [ ! -x "$PYTHON" ]; then
+        base="$(command -v python3 || command -v python)" || { echo "No Python found: install 3.10 or newer." >&2; exit 1; }
         echo "Making .venv ..."
-        "$active" -m venv .venv || { echo "Could not make .venv (on Debian: apt install python3-venv)." >&2; exit 1; }
+        "$base" -m venv .venv || { echo "Could not make .venv (on Debian: apt install python3-venv)." >&2; exit 1; }
     fi
     if ! satisfied "$PYTHON"; then
-        echo "Installing $requirements into .venv (some minutes, once) ..."
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" \
+        echo "Installing $REQUIREMENTS into .venv (some minutes, once) ..."
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$REQUIREMENTS" \
             || { echo "Installation failed; is the network there? Run the command again to continue." >&2; exit 1; }
     fi
 fi
-export PATH="$(dirname "$PYTHON"):$PATH"
+PATH="$(cd "$(dirname "$PYTHON")" && pwd):$PATH"
+export PATH

@@ -2,6 +2,7 @@
 # Sets up and runs the whole test suite; arguments go to pytest: bash scripts/test.sh -m "not slow"
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.sh requirements-dev.txt
+REQUIREMENTS=requirements-dev.txt
+source scripts/setup.sh
 ruff check .
 exec python -m pytest "$@"

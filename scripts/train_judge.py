@@ -58,7 +58,7 @@ def class_scores(judge, loader):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="checkpoints/judge", help="the judge goes here (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=16000, help="each is seen once (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=20000, help="each is seen once (default: %(default)s)")
     parser.add_argument("--held_out", type=int, default=2000, help="test scenes (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")

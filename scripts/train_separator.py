@@ -151,37 +151,38 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
     On mixtures of two clips, whose sources the two clips are; and where scenes come with their stems, on those too
     (si_sdr_improvement_stems). Returns ({name: number}, the first mixture's parts for the figure).
     """
-    separator.eval()
-    logit_scale = accelerator.unwrap_model(separator).logit_scale
+    separator = accelerator.unwrap_model(separator).eval()  # without DDP: the processes may have unequal shares
+    loader.set_epoch(0)  # the same excerpts every time; accelerate counts the passes otherwise
     sums, shown = {}, None
 
     def add(name, values):
         total = sums.setdefault(name, torch.zeros(2, dtype=torch.float64))
         total += torch.tensor([float(values.sum()), values.numel()], dtype=torch.float64)
 
+    def add_improvement(name, sources, references):  # SI-SDR says nothing about a silent reference
+        audible = (references.abs().amax(-1) > SILENCE).all(1)
+        add(name, si_sdr_improvement(sources, references)[audible])
+
     for batch in tqdm(loader, desc="validation", leave=False, disable=not accelerator.is_local_main_process):
         text_embeds, clips = text_table[batch["text_ids"]], batch["waveform"]
-        parts = mixture_losses(separator, clap, clips, text_embeds, logit_scale, accelerator.autocast)
+        parts = mixture_losses(separator, clap, clips, text_embeds, separator.logit_scale, accelerator.autocast)
         shown = shown or {name: parts[name][0].cpu() for name in ("mixture", "sources", "similarity")}
         for name in ("mixit", "contrastive", "ranking"):
             add(name, parts[name])
-        audible = clips.abs().amax(-1) > SILENCE  # SI-SDR says nothing about a silent reference
-        audible &= audible.roll(1)
         references = torch.stack([clips, clips.roll(1, dims=0)], dim=1)
-        add("si_sdr_improvement", si_sdr_improvement(parts["sources"], references)[audible])
+        add_improvement("si_sdr_improvement", parts["sources"], references)
         add("signal_1_leads", (parts["similarity"].argmax(-1) == 0).double())
 
     # Scenes with stems, those with equally many together
-    num_samples = accelerator.unwrap_model(separator).config.num_samples
     for count in sorted({len(paths) for paths in stems}):
         scenes = [paths for paths in stems if len(paths) == count]
         scenes = scenes[accelerator.process_index :: accelerator.num_processes]
         for start in range(0, len(scenes), batch_size):
             references = torch.stack([
-                torch.stack([load_clip(path, 0.0, num_samples) for path in paths])
+                torch.stack([load_clip(path, 0.0, separator.config.num_samples) for path in paths])
                 for paths in scenes[start : start + batch_size]
             ]).to(accelerator.device)  # (B, K, T)
-            add("si_sdr_improvement_stems", si_sdr_improvement(separator(references.sum(1)), references))
+            add_improvement("si_sdr_improvement_stems", separator(references.sum(1)), references)
     separator.train()
 
     names = ["mixit", "contrastive", "ranking", "si_sdr_improvement", "signal_1_leads"]
@@ -206,7 +207,7 @@ def train(args):
     if len(training) < step_size:
         raise TrainingError(f"{training.paths[0].parent}: {len(training)} training clips, expected at least "
                             f"{step_size}, one batch for each process; lower --batch_size.")  # fmt: skip
-    validation_batch = max(min(args.batch_size, len(validation) // accelerator.num_processes), 1)
+    validation_batch = min(args.batch_size, len(validation) // accelerator.num_processes)
     loaders = [
         DataLoader(
             clips, batch_size, sampler=sampler, drop_last=True, num_workers=args.num_workers, collate_fn=collate,
@@ -214,7 +215,7 @@ def train(args):
         )
         for clips, batch_size, sampler in [
             (training, args.batch_size, EpochSampler(len(training), args.seed)),
-            (validation, validation_batch, None),
+            (validation, max(validation_batch, 1), None),
         ]
     ]  # fmt: skip
     stems = list(find_stems(validation.paths).values()) if len(validation) else []
@@ -273,7 +274,7 @@ def train(args):
         position.epoch, position.batch = position.epoch + 1, 0
 
         # After every epoch: validation, figure, checkpoint
-        if len(validation) > 1:
+        if validation_batch > 1:
             metrics, shown = validate(
                 accelerator, separator, clap, text_table, validation_loader, stems, args.batch_size
             )

@@ -10,7 +10,7 @@ import train
 from macs.cache import CacheError, FeatureStore
 from macs.data.buckets import BUCKETS, bucket_sizes
 from macs.data.pairs import Draws
-from macs.features import FrozenModels, embed_sources, encode_images, make_dataset
+from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_with_a_complete_cache_no_frozen_model_is_loaded(model, data, accelerato
 
 
 def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator, monkeypatch):
-    encoded, encode = [], macs.features.encode_images
+    encoded, encode = [], macs.frozen.encode_images
 
     def counted(vae, pixels):
         encoded.append(len(pixels) // 2)
@@ -88,7 +88,7 @@ def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator,
             raise KeyboardInterrupt
         return encode(vae, pixels)
 
-    monkeypatch.setattr(macs.features, "encode_images", counted)
+    monkeypatch.setattr(macs.frozen, "encode_images", counted)
     with pytest.raises(KeyboardInterrupt):
         dataset_of(model, data, accelerator)
     done = encoded[0]
@@ -100,9 +100,9 @@ def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator,
 
 def test_what_was_added_changed_or_damaged_is_computed_anew(model, data, accelerator, monkeypatch):
     dataset_of(model, data, accelerator)
-    encoded, encode = [], macs.features.embed_sources
+    encoded, encode = [], macs.frozen.embed_sources
     monkeypatch.setattr(
-        macs.features, "embed_sources", lambda *args: encoded.append(len(args[2])) or encode(*args)
+        macs.frozen, "embed_sources", lambda *args: encoded.append(len(args[2])) or encode(*args)
     )  # of each crop
     folder = data / "data" / "Mine" / "train"
     write_pair(folder, "new", seed=99)
@@ -137,7 +137,7 @@ def test_other_weights_or_settings_begin_another_folder(model, data, accelerator
 
     other = tmp_path / "other"
     shutil.copytree(model, other)
-    pipe_vae = macs.features.AutoencoderKL.from_pretrained(other, subfolder="vae")
+    pipe_vae = macs.frozen.AutoencoderKL.from_pretrained(other, subfolder="vae")
     with torch.no_grad():
         pipe_vae.quant_conv.bias += 1
     pipe_vae.save_pretrained(other / "vae")

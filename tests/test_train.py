@@ -200,8 +200,8 @@ def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_p
     released = tmp_path / "separator_FSD50K_full.pt"
     released.write_bytes(b"")
     monkeypatch.setattr(macs.checkpoints, "open_separator", lambda path, M: (macs_pipe.separator, macs_pipe.clap))
-    monkeypatch.setattr("macs.features.FrozenModels.embedding_dim", 32)
-    monkeypatch.setattr("macs.features.FrozenModels.num_samples", 16000)
+    monkeypatch.setattr("macs.frozen.FrozenModels.embedding_dim", 32)
+    monkeypatch.setattr("macs.frozen.FrozenModels.num_samples", 16000)
     run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path))
     pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
     pipe.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import ClapConfig, RobertaTokenizer
 
 from macs import ClapEncoder, Separator
+from macs.checkpoints import CheckpointError, export_separator
 from macs.losses import si_sdr_improvement
 from scripts import train_separator
 
@@ -93,6 +94,7 @@ def finish(process):
     return output
 
 
+@pytest.mark.slow
 def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, tmp_path):
     run_here(monkeypatch, *options, "--checkpointing_steps", 2, "--report_to", "tensorboard")
     printed = capsys.readouterr()
@@ -213,6 +215,24 @@ def test_si_sdr_improvement_of_a_known_separation():
     assert si_sdr_improvement(same, references).abs().max() < 0.1
 
 
+def test_export_puts_the_separator_into_a_copy_of_the_released_file(tmp_path):
+    released = {f"model.{name.replace('logit_scale', 'tau2')}": value.clone()
+                for name, value in Separator(3, 16, num_samples=8000).state_dict().items()}  # fmt: skip
+    released["clap.model.logit_scale_a"] = torch.tensor(3.0)
+    torch.save(released, tmp_path / "released.pt")
+    trained = Separator(3, 16, num_samples=8000)
+    trained.logit_scale.data += 1
+    export_separator(trained, tmp_path / "released.pt", tmp_path / "mine.pt")
+    mine = torch.load(tmp_path / "mine.pt", weights_only=True)
+    assert list(mine) == list(released)
+    assert mine["clap.model.logit_scale_a"] == 3
+    assert torch.equal(mine["model.tau2"], trained.logit_scale)
+    for name, value in trained.unet.state_dict().items():
+        assert torch.equal(mine[f"model.unet.{name}"], value)
+    with pytest.raises(CheckpointError, match="released.pt: entry model.unet.* the file is for another M"):
+        export_separator(Separator(4, 16, num_samples=8000), tmp_path / "released.pt", tmp_path / "mine.pt")
+
+
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, tmp_path):
     options = [*options, "--checkpointing_steps", 1]
@@ -237,12 +257,15 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, 
     weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole, cut)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    validations = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, cut)]
+    assert validations[0] == validations[1]
 
 
 @pytest.mark.slow
 def test_two_processes_train_together(options, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--num_machines", 1,
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]  # fmt: skip
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
+                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", 0]  # fmt: skip
     output = finish(start(*options, launcher=launcher))
     out = tmp_path / "run"
     assert output.count("10 clips to train") == 1

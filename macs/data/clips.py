@@ -26,7 +26,9 @@ def find_audio(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected one with recordings (wav, flac, ogg, mp3).")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    )
     if not paths:
         raise FileNotFoundError(f"{folder}: expected recordings (wav, flac, ogg, mp3), but there are none.")
     return paths

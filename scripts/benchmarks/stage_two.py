@@ -19,7 +19,7 @@ from PIL import Image
 
 from macs.cache import FeatureStore
 from macs.data.pairs import Draws, PairedClips, collate, find_pairs
-from macs.features import CachedClips, audio_features, image_features
+from macs.frozen import CachedClips, audio_features, image_features
 from scripts.benchmarks.pipeline import random_pipeline
 from scripts.benchmarks.timing import DEVICE, interleaved, peak_memory
 from scripts.make_tiny import SCHEDULE

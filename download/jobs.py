@@ -1,0 +1,264 @@
+"""Runs thousands of small jobs over days: workers, retries, a polite pace, a journal, and results that are whole.
+
+A job is any object with an `id`. Its work is done in a folder of its own, `.partial/…`, and renamed into place at the
+end, so that neither Ctrl-C nor kill -9 leaves half a file where somebody could take it for a whole one.
+"""
+
+import argparse
+import errno
+import os
+import random
+import shutil
+import threading
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from download.journal import Journal, read_journal
+
+PARTIAL = ".partial"
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+MIN_FREE_BYTES = 32 * 2**20     # below this a failure is put down to the disk, whatever it says
+STOPPED, SOME_FAILED, INTERRUPTED = 1, 3, 130    # exit codes
+BACKOFF = 2.0                   # seconds before the first new attempt, doubled with each
+PATIENCE = 10                   # so many failures in a row are not the clips' fault
+
+
+class Gone(Exception):
+    """The clip cannot be had, now or later; the message says why."""
+
+
+class TryLater(Exception):
+    """A passing failure. `after`: seconds that the server asks everybody to wait; `progress`: something did arrive."""
+
+    def __init__(self, reason, after=None, progress=False):
+        super().__init__(reason)
+        self.after, self.progress = after, progress
+
+
+class Stopped(Exception):
+    """The run is being stopped."""
+
+
+class Pace:
+    """Lets one request start every `interval` seconds, over all workers together."""
+
+    def __init__(self, interval, stop):
+        self.interval, self.stop = interval, stop
+        self.lock, self.free_at = threading.Lock(), 0.0
+
+    def wait(self):
+        while True:
+            with self.lock:
+                now = time.monotonic()
+                delay = self.free_at - now
+                if delay <= 0:
+                    self.free_at = now + self.interval
+                    return
+            if self.stop.wait(delay):
+                raise Stopped
+
+    def pause(self, seconds):
+        """Nobody asks anything for so many seconds."""
+        with self.lock:
+            self.free_at = max(self.free_at, time.monotonic() + seconds)
+
+
+def publish(source, target):
+    """Moves a finished file to its place: on the disk first, then renamed, so that the name never shows half of it."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(source, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+
+
+def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
+    """The options that all long jobs have in common; without an interval, those of work that asks nobody."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--limit", type=int, help="take only the first so many of the list")
+    parser.add_argument("--ids", type=lambda text: text.split(","), metavar="ID,ID",
+                        help="take only these; write --ids=-abc where an id begins with a dash")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--workers", type=int, default=workers, help="how many at a time")
+    parser.add_argument("--retry_gone", action="store_true", help="try once more what is marked as gone")
+    if interval is None:
+        parser.set_defaults(interval=0.0, retries=0)
+        return
+    parser.add_argument("--interval", type=float, default=interval,
+                        help="seconds from the start of one request to the next, over all workers")
+    parser.add_argument("--retries", type=int, default=retries,
+                        help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them")
+
+
+def select(jobs, args):
+    """The jobs that --ids and --limit leave. Raises SystemExit for an id that is not in the list."""
+    if args.ids:
+        by_id = {job.id: job for job in jobs}
+        if unknown := [id for id in args.ids if id not in by_id]:
+            raise SystemExit(f"--ids: {', '.join(unknown)} not in the list of {len(jobs)}, which begins with "
+                             f"{', '.join(list(by_id)[:3])}.")
+        jobs = [by_id[id] for id in args.ids]
+    return jobs[:args.limit]
+
+
+def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=None, batch=1):
+    """Does all jobs that are not complete or gone yet, prints a summary, and returns the exit code of the run:
+    0 if all came to an end, SOME_FAILED, STOPPED (full disk, no network), INTERRUPTED (Ctrl-C).
+
+    work(job, folder, stop): does one job in an empty folder on root's disk, in a thread; returns facts for the journal
+        (a dict; "reason" is printed too). Raises Gone or TryLater; anything else it raises counts as this job's
+        failure, a full disk stops the run. It should return early (Stopped) when the event `stop` is set.
+    complete(job, entry): whether the job's results are in place; entry is its journal entry or None.
+    finish([(job, folder, facts)]): if given, called in the main thread with `batch` finished jobs at a time, before
+        they enter the journal, to do what is better done for many at once; it updates the facts.
+    args: of add_job_arguments.
+    """
+    root = Path(root)
+    jobs = select(jobs, args)
+    if args.dry_run:
+        entries, _ = read_journal(root / journal_name)
+        todo = remaining(jobs, entries, complete, args.retry_gone)
+        print(f"{root}: {len(jobs)} {unit}s, {len(todo)} to do" + (", of which the first are:" if todo else "."))
+        for job in todo[:10]:
+            print(f"  {job}")
+        return 0
+
+    with Journal(root / journal_name) as journal:
+        todo = remaining(jobs, journal.entries, complete, args.retry_gone)
+        todo_ids = {job.id for job in todo}
+        for job in jobs:    # killed between the renaming and the journal
+            known = journal.entries.get(job.id, {}).get("state")
+            if job.id not in todo_ids and known not in ("done", "gone"):
+                journal.add(job.id, "done")
+        problem = run_todo(todo, work, root, journal, args, unit, finish, batch)
+        shutil.rmtree(root / PARTIAL, ignore_errors=True)       # also what a killed run was at
+        entries = journal.entries
+    states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
+    print(summary(jobs, entries, unit))
+    if problem:
+        print(f"Stopped: {problem} Run the same command again to continue.")
+    elif states["failed"]:
+        print("Run the same command again for those that failed.")
+    if problem:
+        return INTERRUPTED if problem == "interrupted." else STOPPED
+    return SOME_FAILED if states["failed"] else 0
+
+
+def remaining(jobs, entries, complete, retry_gone):
+    def is_over(job):
+        entry = entries.get(job.id)
+        gone = entry is not None and entry["state"] == "gone" and not retry_gone
+        return gone or complete(job, entry)
+    return [job for job in jobs if not is_over(job)]
+
+
+def run_todo(todo, work, root, journal, args, unit, finish, batch):
+    """The loop of run_jobs. Returns why it stopped early, or None."""
+    stop = threading.Event()
+    pace = Pace(args.interval, stop)
+
+    def attempt(number, job):
+        folder = root / PARTIAL / str(number)
+        failures = 0
+        while True:
+            pace.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            try:
+                return "done", "", folder, work(job, folder, stop)
+            except Gone as error:
+                return "gone", str(error), folder, {}
+            except TryLater as error:
+                check_disk(root)
+                failures = 1 if error.progress else failures + 1
+                if failures > args.retries:
+                    return "failed", str(error), folder, {}
+                if error.after:
+                    pace.pause(error.after)
+                # the random part keeps the workers from coming back all at once; it touches no result
+                if stop.wait(BACKOFF * 2 ** (failures - 1) * random.uniform(1, 1.5)):
+                    raise Stopped from None
+            except Stopped:
+                raise
+            except OSError as error:
+                check_disk(root)
+                if error.errno in FULL_DISK:
+                    raise
+                return "failed", f"{type(error).__name__}: {error}", folder, {}
+            except Exception as error:
+                return "failed", f"{type(error).__name__}: {error}", folder, {}
+
+    def record(finished):
+        if finish and finished:
+            finish([(job, folder, facts) for job, folder, facts in finished])
+        for job, folder, facts in finished:
+            journal.add(job.id, "done", **facts)
+            if facts.get("reason"):
+                tqdm.write(f"{job.id}: {facts['reason']}")
+            shutil.rmtree(folder, ignore_errors=True)
+        finished.clear()
+
+    problem, in_a_row, counts = None, 0, Counter()
+    queue, running, finished = iter(enumerate(todo)), {}, []
+    executor = ThreadPoolExecutor(args.workers)
+    bar = tqdm(total=len(todo), unit=unit, dynamic_ncols=True, disable=not todo)
+    try:
+        while True:
+            # a window, not all at once: what waits for `finish` lies on the disk
+            for number, job in islice(queue, args.workers + 2 * batch - len(running)):
+                running[executor.submit(attempt, number, job)] = job
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                state, reason, folder, facts = future.result()
+                if state == "done":
+                    finished.append((job, folder, facts))
+                    if len(finished) >= batch:
+                        record(finished)
+                else:
+                    journal.add(job.id, state, reason)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    tqdm.write(f"{job.id}: {state}: {reason}")
+                counts[state] += 1
+                in_a_row = in_a_row + 1 if state == "failed" else 0
+                bar.update()
+                bar.set_postfix(counts)
+            if in_a_row >= PATIENCE:
+                problem = f"{in_a_row} failures in a row, hardly the {unit}s' fault; the last one: {reason}."
+                break
+        record(finished)
+    except KeyboardInterrupt:
+        problem = "interrupted."
+        tqdm.write("Stopping as soon as what is under way is done ...")
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        problem = f"the disk of {root} is full or cannot be written to ({error.strerror}). Free some space."
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+        bar.close()
+    return problem
+
+
+def check_disk(root):
+    """Raises the error of a full disk if there is hardly any space left."""
+    if shutil.disk_usage(root).free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
+
+
+def summary(jobs, entries, unit):
+    """What became of the jobs, and why, as text."""
+    states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
+    lines = [f"{len(jobs)} {unit}s: {states['done']} there, {states['gone']} gone, {states['failed']} failed, "
+             f"{states['open']} not asked yet"]
+    for state in ("gone", "failed"):
+        reasons = Counter(entries[job.id]["reason"] for job in jobs if entries.get(job.id, {}).get("state") == state)
+        lines += [f"  {count:6d} {state}: {reason}" for reason, count in reasons.most_common(10)]
+    return "\n".join(lines)
