@@ -539,8 +539,8 @@ def test_yt_dlp_cuts_the_segment_to_the_frame(server, tmp_path):
         ("ERROR: [youtube] -abcdefghij: Video unavailable", Gone),
         ("ERROR: [youtube] -abcdefghij: Private video. Sign in if you've been granted access to this video.", Gone),
         (
-            "ERROR: [youtube] -abcdefghij: Video unavailable. This video is no longer available because the YouTube account "
-            "associated with this video has been terminated.",
+            "ERROR: [youtube] -abcdefghij: Video unavailable. This video is no longer available because the YouTube "
+            "account associated with this video has been terminated.",
             Gone,
         ),
         ("ERROR: [youtube] -abcdefghij: Sign in to confirm your age. This video may be inappropriate.", Gone),
