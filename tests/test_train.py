@@ -248,7 +248,7 @@ def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_together(model, shared, tmp_path):
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 --num_machines 1 --mixed_precision no"
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     launch = [sys.executable, *launch.split(), "--dynamo_backend", "no", "--main_process_port", "0", "train.py"]
     options = {"cache_dir": tmp_path / "cache", "epochs": 2, "validation_steps": 3, "validation_clips": 1}
     process = start([*launch, *arguments(model, shared / "data", tmp_path / "out", **options)])

@@ -263,7 +263,7 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, 
 
 @pytest.mark.slow
 def test_two_processes_train_together(options, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0,
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
                 "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
                 "--main_process_port", 0]  # fmt: skip
     output = finish(start(*options, launcher=launcher))
