@@ -10,17 +10,24 @@ import torch
 DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def interleaved(functions, repeats=5, device="cpu"):
-    """Runs each of {name: function} once to warm up, then `repeats` times in turn; returns {name: median seconds}."""
-    seconds = {name: [] for name in functions}
+def interleaved(functions, repeats=5, device="cpu", least=0.5):
+    """Median seconds of a call of each of {name: function}, over `repeats` turns after one to warm up.
+
+    They take turns, so that all meet the same noise; quick ones are called until a turn lasts `least` seconds.
+    """
+    seconds, calls = {name: [] for name in functions}, dict.fromkeys(functions, 1)
     for repeat in range(repeats + 1):
         for name, function in functions.items():
             start = time.perf_counter()
-            function()
+            for _ in range(calls[name]):
+                function()
             if torch.device(device).type == "cuda":
                 torch.cuda.synchronize()
+            turn = time.perf_counter() - start
             if repeat:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(turn / calls[name])
+            else:
+                calls[name] = max(1, round(least / turn))
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
