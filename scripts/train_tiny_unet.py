@@ -26,15 +26,15 @@ from transformers import CLIPTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.data.soundscapes import caption, make_scene
-from scripts.tiny_training import DEVICE, Items, train
+from scripts.tiny_training import DEVICE, Items, save_part, train
 from scripts.train_tiny_vae import painting
 
-CHUNK = 1000  # scenes in a file of latents
+CHUNK = 500  # scenes in a file of latents
 
 
 @torch.no_grad()
 def encoded_scenes(vae, count, seed, folder, num_workers):
-    """Means and log-variances (count, 8, 16, 16) of the scenes' latents, kept in folder in files of 1000 scenes.
+    """Means and log-variances (count, 8, 16, 16) of the scenes' latents, kept in folder in files of 500 scenes.
 
     The files lie in a folder named after the VAE's weights: another VAE's latents are never taken for this one's.
     """
@@ -121,7 +121,7 @@ def main():
     images = pipe(prompts, height=128, width=128, num_inference_steps=20, generator=torch.manual_seed(args.seed)).images
     make_image_grid(images, 2, 8).save(output_dir / "unet.png")
     for name, part in parts.items():
-        part.half().save_pretrained(Path(args.model_dir) / name)
+        save_part(part, args.model_dir, name)
     print(f"unet: see {output_dir / 'unet.png'}: " + "; ".join(prompts))
 
 
