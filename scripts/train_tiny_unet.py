@@ -43,15 +43,16 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in tqdm(range(0, count, CHUNK), desc="latents"):
-        path = folder / f"latents-{seed}-{start:07d}.safetensors"
+        stop = min(start + CHUNK, count)
+        path = folder / f"latents-{seed}-{start}-{stop}.safetensors"
         if not path.exists():
-            items = Items(partial(painting, "train", seed), start, start + CHUNK)
+            items = Items(partial(painting, "train", seed), start, stop)
             loader = DataLoader(items, 50, num_workers=num_workers)
             moments = torch.cat([vae.encode(batch.to(DEVICE)).latent_dist.parameters.cpu() for batch in loader])
             save_file({"moments": moments.half().contiguous()}, f"{path}.new")
             os.replace(f"{path}.new", path)
         chunks.append(load_file(path)["moments"])
-    return torch.cat(chunks)[:count]
+    return torch.cat(chunks)
 
 
 def main():
