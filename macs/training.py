@@ -52,6 +52,7 @@ def make_accelerator(args):
     except OSError as error:
         raise TrainingError(f"{output_dir}: the output folder cannot be made ({error.strerror}).") from error
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without a GPU several processes find each other only when told so
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes"]
+SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
 
 
 def main():

@@ -1,0 +1,306 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from stage_two import arguments, make_pipeline, write_pair, write_pairs
+
+import macs.checkpoints
+import train
+from macs import MACSPipeline
+from macs.checkpoints import export_released, load_pipeline, open_generator
+from macs.data.pairs import Draws
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, model):
+    """Sixteen pairs of three shapes and their features."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_pairs(folder / "data", 16)
+    run(arguments(model, folder / "data", folder / "out", cache_dir=folder / "cache"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def run(command):
+    train.train(train.parse_args(command))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def random_batch(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [Draws(seed)(0, i, (8, 8)) for i in range(count)]
+    batch = {name: torch.stack([torch.as_tensor(d[name]) for d in drawn]) for name in drawn[0]}
+    batch["moments"] = torch.randn(count, 8, 8, 8, generator=generator)
+    batch["source_embeds"] = torch.nn.functional.normalize(torch.randn(count, 2, 32, generator=generator), dim=-1)
+    return batch
+
+
+@pytest.mark.parametrize("trainable", ["adapter", "unet"])
+def test_a_step_changes_exactly_what_is_trained(model, tmp_path, trainable):
+    args = train.parse_args(arguments(model, tmp_path, tmp_path, trainable=trainable))
+    denoiser, unet, adapter = train.make_model(args, 32, torch.float32)
+    for layer, to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
+        attention = unet.get_submodule(layer[0])
+        assert torch.equal(to_k.weight, attention.to_k.weight) and torch.equal(to_v.weight, attention.to_v.weight)
+    trained = {name for name, p in denoiser.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in unet.named_parameters()}  # the adapter's among them
+    optimizer = torch.optim.AdamW([p for p in denoiser.parameters() if p.requires_grad], lr=1e-3)
+    noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+    prompt_embeds = torch.randn(1, 77, 32)
+    denoiser.train()
+    train.denoising_losses(denoiser, noise_scheduler, random_batch(4), prompt_embeds, 0.18).mean().backward()
+    optimizer.step()
+    changed = {name for name, p in unet.named_parameters() if not torch.equal(p, before[name])}
+    ours = {name for name in before if "_ip." in name or name.startswith("encoder_hid_proj")}
+    assert len(ours) == sum(1 for _ in adapter.parameters())
+    assert changed == (ours if trainable == "adapter" else set(before))
+    assert len(trained) == len(changed)
+
+
+def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
+    batch, seen = random_batch(4), {}
+    batch["dropped"] = torch.tensor([False, True, False, False])
+    noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+
+    def denoiser(latents, timesteps, source_embeds, prompt_embeds):
+        seen.update(latents=latents, source_embeds=source_embeds)
+        return batch["noise"] + torch.arange(4.0)[:, None, None, None]
+
+    losses = train.denoising_losses(denoiser, noise_scheduler, batch, torch.zeros(1, 77, 32), 0.5)
+    assert losses.tolist() == pytest.approx([0, 1, 4, 9], abs=1e-4)
+    mean, logvar = batch["moments"].chunk(2, dim=1)
+    latents = 0.5 * (mean + (0.5 * logvar).exp() * batch["posterior_noise"])
+    alpha = noise_scheduler.alphas_cumprod[batch["timestep"]][:, None, None, None]
+    torch.testing.assert_close(seen["latents"], alpha.sqrt() * latents + (1 - alpha).sqrt() * batch["noise"])
+    assert not seen["source_embeds"][1].any() and torch.equal(seen["source_embeds"][0], batch["source_embeds"][0])
+
+
+@pytest.mark.slow
+def test_sixteen_pairs_are_overfitted(model, tmp_path):
+    args = train.parse_args(arguments(model, tmp_path, tmp_path, trainable="unet"))
+    denoiser, _, _ = train.make_model(args, 32, torch.float32)
+    noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+    prompt_embeds = torch.zeros(1, 77, 32)
+    pairs = {name: value for name, value in random_batch(16).items() if name in ("moments", "source_embeds")}
+    fixed = random_batch(16, seed=1) | pairs  # fixed timesteps and noise: no noise in the comparison
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=2e-3)
+
+    def loss_of(batch):
+        return train.denoising_losses(denoiser, noise_scheduler, batch, prompt_embeds, 0.18).mean()
+
+    with torch.no_grad():
+        before = loss_of(fixed).item()
+    for step in range(100):
+        loss_of(random_batch(16, seed=2 + step) | pairs).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        assert loss_of(fixed).item() < before / 2
+
+
+def test_training_leaves_an_adapter_that_inference_hears_with(model, shared, tmp_path):
+    out = tmp_path / "out"
+    run(arguments(model, shared / "data", out, cache_dir=shared / "cache", lr=1e-2, ema=0.5,
+                  validation_steps=3, validation_clips=2, gradient_checkpointing=True))  # fmt: skip
+    files = {path.name for path in (out / "adapter").iterdir()}
+    assert files == {"config.json", "diffusion_pytorch_model.safetensors", "trained_with.json"}
+    weights = load_file(out / "adapter" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    pictures = sorted(path.name for path in (out / "figures").iterdir())
+    assert pictures == ["step_000003.png", "step_000005.png"]  # 16 pairs in 3 buckets, 9 batches of 2, 2 to a step
+    assert Image.open(out / "figures" / pictures[0]).width > 500
+
+    images, sound = {}, torch.randn(1, 16000) * 0.1
+    for name, adapter in (("before", ""), ("after", out / "adapter")):
+        pipe = load_pipeline(model, str(adapter), "Mine", 2)
+        pipe.set_progress_bar_config(disable=True)
+        settings = {"num_inference_steps": 1, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+        images[name] = pipe(sound, **settings).images
+    assert not torch.equal(images["before"], images["after"])
+
+
+def test_training_the_unet_leaves_a_pipeline(model, shared, tmp_path):
+    run(arguments(model, shared / "data", tmp_path / "out", cache_dir=shared / "cache", trainable="unet", lr=1e-2))
+    trained, stock = MACSPipeline.from_pretrained(tmp_path / "out" / "pipeline"), MACSPipeline.from_pretrained(model)
+    checkpoint = load_file(sorted((tmp_path / "out" / "checkpoints").glob("*/model.safetensors"))[-1])
+    weight = trained.unet.conv_in.weight
+    torch.testing.assert_close(weight, checkpoint["unet.conv_in.weight"], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(weight, stock.unet.conv_in.weight, atol=1e-3)
+    assert torch.equal(trained.vae.quant_conv.weight, stock.vae.quant_conv.weight.half().float())
+
+
+def test_the_loss_is_the_same_with_the_cache_and_without(model, shared, tmp_path):
+    losses = []
+    for options in ({"cache_dir": shared / "cache"}, {}):
+        out = tmp_path / f"out{len(losses)}"
+        run(arguments(model, shared / "data", out, **options))
+        losses.append(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["train/epoch_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_bfloat16_trains(model, shared, tmp_path):
+    run(arguments(model, shared / "data", tmp_path / "out", cache_dir=shared / "cache", mixed_precision="bf16"))
+    weights = load_file(sorted((tmp_path / "out" / "checkpoints").glob("*/model.safetensors"))[-1])
+    assert {value.dtype for value in weights.values()} == {torch.float32}  # what is trained stays in float32
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_the_released_format_and_back(adapted, generator_reference, tmp_path):
+    unet, adapter = adapted
+    export_released(unet, adapter, tmp_path, "LLP")
+    mlp = torch.load(tmp_path / "LLP_mlp.pt", weights_only=True)
+    keys = json.loads((Path(__file__).parent / "reference" / "released_mlp.keys.json").read_text())
+    assert {name: [list(value.shape), "float32"] for name, value in mlp.items()} == keys
+    again, adapter = open_generator(unet.config, tmp_path / "LLP_mlp.pt", tmp_path / "LLP_unet.pt")
+    adapter.attach(again)
+    reference = generator_reference
+    with torch.no_grad():
+        output = again(
+            reference["latents"], reference["timesteps"], reference["text"],
+            added_cond_kwargs={"image_embeds": [reference["embeddings"][:, None]]},
+        ).sample  # fmt: skip
+    torch.testing.assert_close(output, reference["unet_out"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_path, monkeypatch):
+    macs_pipe = MACSPipeline.from_pretrained(model)
+    with macs_pipe.adapter.detached(macs_pipe.unet):
+        StableDiffusionPipeline(
+            macs_pipe.vae, macs_pipe.text_encoder, macs_pipe.tokenizer, macs_pipe.unet, macs_pipe.scheduler, None, None,
+            requires_safety_checker=False,
+        ).save_pretrained(tmp_path / "sd")  # fmt: skip
+    # the released file has CLAP's full size: another stands in for it
+    released = tmp_path / "separator_FSD50K_full.pt"
+    released.write_bytes(b"")
+    monkeypatch.setattr(macs.checkpoints, "open_separator", lambda path, M: (macs_pipe.separator, macs_pipe.clap))
+    monkeypatch.setattr("macs.frozen.FrozenModels.embedding_dim", 32)
+    monkeypatch.setattr("macs.frozen.FrozenModels.num_samples", 16000)
+    run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path))
+    pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(torch.randn(1, 16000), num_inference_steps=1, output_type="pt").images.isfinite().all()
+
+
+def start(command, **kwargs):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
+    def command(out, **options):
+        options = {"cache_dir": shared / "cache", "epochs": 2, "checkpointing_steps": 3, "ema": 0.9} | options
+        return [sys.executable, "train.py", *arguments(model, shared / "data", tmp_path / out, **options)]
+
+    whole = start(command("whole"))  # 5 steps to an epoch: the checkpoint of step 3 is in its middle
+    killed = start(command("killed"))
+    checkpoint = tmp_path / "killed" / "checkpoints" / "step-00000003"
+    while not checkpoint.exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    for later in checkpoint.parent.glob("step-*"):  # the kill may have come a moment late
+        if later != checkpoint:
+            shutil.rmtree(later)
+    resumed = start(command("killed", resume="latest"))
+    output = resumed.communicate()[0]
+    assert resumed.returncode == 0, output
+    assert "Resumed from" in output and "step-00000003" in output
+    output = whole.communicate()[0]
+    assert whole.returncode == 0, output
+    for name in ("model.safetensors", "optimizer.bin", "custom_checkpoint_2.pkl"):  # the last is the running mean
+        ours, theirs = [tmp_path / run / "checkpoints" / "step-00000010" / name for run in ("killed", "whole")]
+        load = load_file if name.endswith("safetensors") else torch.load
+        torch.testing.assert_close(load(ours), load(theirs), rtol=0, atol=0)
+    adapters = [tmp_path / run / "adapter" / "diffusion_pytorch_model.safetensors" for run in ("killed", "whole")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(model, shared, tmp_path):
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    launch = [sys.executable, *launch.split(), "--dynamo_backend", "no", "--main_process_port", "0", "train.py"]
+    options = {"cache_dir": tmp_path / "cache", "epochs": 2, "validation_steps": 3, "validation_clips": 1}
+    process = start([*launch, *arguments(model, shared / "data", tmp_path / "out", **options)])
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert output.count("16 frames to train on") == 1  # said by the main process alone
+    # 9 batches of 2: 5 for each process, 3 optimizer steps of 2 micro-batches
+    metrics = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in metrics] == [3, 6]
+    assert load_pipeline(model, str(tmp_path / "out" / "adapter"), "Mine", 2).adapter.config.num_sources == 2
+    # the processes shared the files out between them: three shapes of frames, one shard each
+    assert len(list((tmp_path / "cache").glob("image-*/*.safetensors"))) == 3
+    assert len(list((tmp_path / "cache").glob("audio-*/*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dataset_name": "LLP"}, "LLP/train/audio: no such folder; expected recordings in .* Mine/train"),
+        ({"resume": "latest"}, "expected a checkpoint"),
+        ({"M": 6}, "expected a separator with M = 6, but it has 2"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"sd_path": "no/such/model"}, "no/such/model: no such folder here"),
+        ({"adapter": "ADAPTER"}, "made for M = 3"),
+        ({"output_dir": "FILE"}, "FILE: the output folder cannot be made"),
+        ({"cache_dir": "FILE"}, "FILE/.*: cannot be written"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_clear_line(model, tmp_path, monkeypatch, options, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_pairs(tmp_path / "data", 2)
+    (tmp_path / "FILE").write_text("")
+    pipe_adapter = macs.AudioAdapter([["x", 32]], num_sources=3, embedding_dim=32, cross_attention_dim=32)
+    pipe_adapter.save_pretrained(tmp_path / "ADAPTER")
+    options = {name: tmp_path / v if v in ("FILE", "ADAPTER") else v for name, v in options.items()}
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments(model, tmp_path / "data", tmp_path / "out", **options)])
+    with pytest.raises(SystemExit, match=message) as error:
+        train.main()
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files_are_counted_and_training_goes_on(model, tmp_path, capsys):
+    folder = write_pairs(tmp_path / "data", 5)
+    write_pair(folder, "lonely")
+    (folder / "image" / "lonely_frame_0.jpg").unlink()
+    write_pair(folder, "mute")
+    (folder / "audio" / "mute.wav").unlink()
+    broken = folder / "image" / "-clip#1_frame_0.jpg"
+    broken.write_bytes(broken.read_bytes()[:-400])
+    run(arguments(model, tmp_path / "data", tmp_path / "out"))
+    output = capsys.readouterr()
+    end = output.out[output.out.index("Trained adapter") :]
+    for line in ("1 frames without their recording, left out", "1 recordings without a frame, left out",
+                 "1 files that could not be read on the way, left out"):  # fmt: skip
+        assert line in end

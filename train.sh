@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Stage two: trains the generator. Edit the variables, or set one for a single run: DATA_DIR=/data bash train.sh
+# Further arguments go to train.py: bash train.sh --resume latest
+# As committed it trains the embedded model on a small synthetic set, in minutes on a CPU.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+DATA_DIR="${DATA_DIR:-data}"                      # holds DATASET_NAME/DATA_SET/{audio,image}
+DATASET_NAME="${DATASET_NAME:-Soundscapes}"       # LLP, AudioSet, Landscape or your own; Soundscapes is made here
+DATA_SET="${DATA_SET:-train}"
+OUTPUT_DIR="${OUTPUT_DIR:-output/generator}"      # the result is OUTPUT_DIR/adapter: PT_PATH of inference.sh
+CACHE_DIR="${CACHE_DIR-cache}"                    # what the frozen models compute, once; empty: in every step
+SD_PATH="${SD_PATH:-asset/macs-tiny}"             # the embedded model, or CompVis/stable-diffusion-v1-4
+PT_PATH="${PT_PATH:-}"                            # with Stable Diffusion: where separator_FSD50K_full.pt is (alxzzz/MACS)
+SEPARATOR="${SEPARATOR:-}"                        # one you trained (output/separator), in place of theirs
+TRAINABLE="${TRAINABLE:-adapter}"                 # or unet: the whole UNet too
+EPOCHS="${EPOCHS:-15}"
+LR="${LR:-1e-4}"
+BATCH_SIZE="${BATCH_SIZE:-16}"                    # frames per process at a time; the paper's 2 x 8 needs less memory
+GRADIENT_ACCUMULATION_STEPS="${GRADIENT_ACCUMULATION_STEPS:-1}"  # x BATCH_SIZE x NUM_PROCESSES = 16 in the paper
+SCHEDULER="${SCHEDULER:-cosine}"
+MIXED_PRECISION="${MIXED_PRECISION:-no}"          # fp16 or bf16 on a GPU
+NUM_PROCESSES="${NUM_PROCESSES:-1}"               # one for each GPU
+NUM_WORKERS="${NUM_WORKERS:-2}"                   # processes that read files, for each of them
+VALIDATION_STEPS="${VALIDATION_STEPS:-30}"        # optimizer steps between the pictures in OUTPUT_DIR/figures
+ACCELERATE_CONFIG="${ACCELERATE_CONFIG:-}"        # a file of `accelerate config` (FSDP, DeepSpeed, several machines)
+
+source scripts/setup.sh
+if [ "$SD_PATH" = asset/macs-tiny ] && [ ! -e asset/macs-tiny/model_index.json ]; then
+    python scripts/make_tiny.py --output_dir asset/macs-tiny
+fi
+if [ "$DATASET_NAME" = Soundscapes ] && [ ! -e "$DATA_DIR/Soundscapes/$DATA_SET" ]; then
+    python scripts/make_soundscapes.py --data_dir "$DATA_DIR" --train 64 --test 8
+fi
+if [ -n "$ACCELERATE_CONFIG" ]; then
+    launch=(--config_file "$ACCELERATE_CONFIG")
+else
+    launch=(--num_processes "$NUM_PROCESSES" --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
+    if [ "$NUM_PROCESSES" -gt 1 ]; then launch+=(--multi_gpu); fi
+fi
+accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" \
+    --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" --output_dir "$OUTPUT_DIR" \
+    --cache_dir "$CACHE_DIR" --trainable "$TRAINABLE" --epochs "$EPOCHS" --lr "$LR" --batch_size "$BATCH_SIZE" \
+    --gradient_accumulation_steps "$GRADIENT_ACCUMULATION_STEPS" --scheduler "$SCHEDULER" \
+    --num_workers "$NUM_WORKERS" --validation_steps "$VALIDATION_STEPS" "$@"
