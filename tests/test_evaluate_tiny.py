@@ -34,27 +34,28 @@ def work_dir(tiny, tmp_path_factory):
 def run(tiny_dir, work_dir, monkeypatch):
     def run(output_dir, *arguments):
         words = ["evaluate_tiny.py", "--model_dir", tiny_dir, "--work_dir", work_dir, "--output_dir", output_dir]
-        words += ["--steps", 2, "--seeds", 2, "--num_workers", 0, *arguments]
+        words += ["--steps", 2, "--seeds", 1, "--num_workers", 0, *arguments]
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         evaluate_tiny.main()
 
     return run
 
 
+@pytest.mark.slow
 def test_measures_all_variants_and_goes_on_where_it_was(run, tmp_path, monkeypatch):
     run(tmp_path, "--scenes", 2, "--batch_size", 2)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["variants"]) == list(NAMES)
     for counts in results["variants"].values():
         for found in counts.values():
-            assert len(found["f1"]) == 2 and all(0 <= value <= 1 for value in found["f1"])
+            assert len(found["f1"]) == 1 and all(0 <= value <= 1 for value in found["f1"])
             assert all(value >= 0 for value in found["frechet_distance"])
     assert np.isfinite([*results["si_sdr_improvement"]["2"], *results["si_sdr_improvement"]["3"]]).all()
     assert all(name in (tmp_path / "results.md").read_text() for name in NAMES.values())
     assert Image.open(tmp_path / "results.png").width > 1000 and (tmp_path / "examples.png").exists()
 
     # One measurement is lost: it alone is made again, and the same comes out, whatever the batch size
-    lost = next((tmp_path / "measured").glob("macs-1-3-*"))
+    lost = next((tmp_path / "measured").glob("macs-0-3-*"))
     lost.unlink()
     drawn = []
     draw_all = evaluate_tiny.draw_all
@@ -65,14 +66,14 @@ def test_measures_all_variants_and_goes_on_where_it_was(run, tmp_path, monkeypat
     old, new = (r["variants"]["macs"]["3"] for r in (results, again))
     np.testing.assert_allclose(new["frechet_distance"], old["frechet_distance"], rtol=0.01)
     run(tmp_path, "--scenes", 2, "--variants", "top1", "--guidance_scale", 3)  # other settings: nothing is taken over
-    assert drawn == ["macs"] + ["top1"] * 6
+    assert drawn == ["macs"] + ["top1"] * 3
 
 
 def test_interpolation_begins_and_ends_with_the_clips_own_pictures(run, tiny, tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(evaluate_tiny, "interpolation_figure", lambda path, names, way, rows, *_: shown.update(r=rows))
     clips = ["asset/demo/rain_dog.wav", "asset/demo/sea_bird.wav"]
-    run(tmp_path, "--interpolate", *clips, "--seeds", 1)
+    run(tmp_path, "--interpolate", *clips)
     (images,) = shown["r"]
     alone = tiny(clips[1], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt").images
     assert len(images) == 9 and (images[-1] - (alone[0] * 2 - 1)).abs().max() < 0.05
