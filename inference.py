@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
@@ -144,10 +144,11 @@ def write_sources(output_dir, name, mixture, sources, image):
 
 def main():
     args = parse_args()
-    state = PartialState()
+    # without a GPU several processes find each other only when told so
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if not args.audio and not args.data_dir:
         sys.exit("nothing to do: give --audio FILE_OR_FOLDER or --data_dir")
-    if args.mixed_precision == "fp16" and state.device.type == "cpu":
+    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         sys.exit("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
     clips, problems = find_clips(args)
 
@@ -155,7 +156,7 @@ def main():
     output_dir = Path(args.output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".write_test_{state.process_index}"
+        probe = output_dir / f".write_test_{accelerator.process_index}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -180,7 +181,7 @@ def main():
         transformers_logging.disable_progress_bar()
         dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
         try:
-            pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(state.device)
+            pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(accelerator.device)
         except CheckpointError as error:
             sys.exit(str(error))
         pipe.set_progress_bar_config(disable=True)
@@ -191,11 +192,11 @@ def main():
         guidance_scale = args.guidance_scale if args.cfg else 1.0
         with torch.no_grad():
             prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
-                args.prompt, state.device, 1, args.cfg, args.negative_prompt
+                args.prompt, accelerator.device, 1, args.cfg, args.negative_prompt
             )
 
-        with state.split_between_processes(todo) as names:
-            bar = tqdm(total=len(names), unit="clip", disable=not state.is_main_process)
+        with accelerator.split_between_processes(todo) as names:
+            bar = tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process)
             for start in range(0, len(names), args.batch_size):
                 # Recordings -> waveforms (B, T)
                 waveforms = {}
@@ -211,7 +212,7 @@ def main():
                     continue
 
                 # Waveforms -> sources (B, M, T) -> embeddings (B, M, D) -> images
-                mixtures = torch.stack(list(waveforms.values())).to(state.device)
+                mixtures = torch.stack(list(waveforms.values())).to(accelerator.device)
                 sources = pipe.separate(mixtures)
                 images = pipe(
                     source_embeds=pipe.encode_sources(sources),
@@ -244,10 +245,10 @@ def main():
             bar.close()
 
     # Summary
-    if state.num_processes > 1:
+    if accelerator.num_processes > 1:
         written = sum(gather_object([written]))
         problems = list(dict.fromkeys(gather_object(problems)))
-    if state.is_main_process:
+    if accelerator.is_main_process:
         for problem in problems:
             print(problem, file=sys.stderr)
         print(

@@ -8,7 +8,7 @@ import soundfile
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 FPS = 10
-SIZE = (64, 48)     # width, height
+SIZE = (64, 48)  # width, height
 
 
 def make_video(path, seconds=10.0, fps=FPS, sound=True, pictures=True):
@@ -25,8 +25,28 @@ def make_video(path, seconds=10.0, fps=FPS, sound=True, pictures=True):
         arguments += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{SIZE[0]}x{SIZE[1]}", "-r", fps, "-i", "-"]
         colours = [(20 + 20 * (i // fps), 20 + 20 * (i % fps), 128) for i in range(round(seconds * fps))]
         frames = b"".join(bytes(colour) * (SIZE[0] * SIZE[1]) for colour in colours)
-    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments), "-c:v", "libx264", "-qp", "4", "-pix_fmt",
-                    "yuv420p", "-g", "30", "-movflags", "+faststart", str(path)], input=frames, check=True)
+    subprocess.run(
+        [
+            FFMPEG,
+            "-v",
+            "error",
+            "-y",
+            *map(str, arguments),
+            "-c:v",
+            "libx264",
+            "-qp",
+            "4",
+            "-pix_fmt",
+            "yuv420p",
+            "-g",
+            "30",
+            "-movflags",
+            "+faststart",
+            str(path),
+        ],
+        input=frames,
+        check=True,
+    )
     if sound:
         wav.unlink()
     return path

@@ -83,8 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         data = server.files[path]
-        if fault == "truncated":        # a shorter file, sent as if it were whole
-            data = data[:len(data) // 2]
+        if fault == "truncated":  # a shorter file, sent as if it were whole
+            data = data[: len(data) // 2]
         if fault == "garbled":
             data = bytes(len(data))
         first, last = 0, len(data)
@@ -115,8 +115,18 @@ def server():
 
 
 def args(**changes):
-    return Namespace(**{"limit": None, "ids": None, "dry_run": False, "workers": 2, "interval": 0.0, "retries": 3,
-                        "retry_gone": False} | changes)
+    return Namespace(
+        **{
+            "limit": None,
+            "ids": None,
+            "dry_run": False,
+            "workers": 2,
+            "interval": 0.0,
+            "retries": 3,
+            "retry_gone": False,
+        }
+        | changes
+    )
 
 
 def md5(data):
@@ -125,22 +135,33 @@ def md5(data):
 
 # Files over HTTP
 
+
 def fetch(server, folder, names, **changes):
     files = [web.RemoteFile(name, f"{server.url}/{name}", folder / name, len(DATA), md5(DATA)) for name in names]
-    return jobs.run_jobs(files, web.download_file, folder, lambda file, entry: file.path.is_file(), args(**changes),
-                         journal_name="downloads.jsonl", unit="file")
+    return jobs.run_jobs(
+        files,
+        web.download_file,
+        folder,
+        lambda file, entry: file.path.is_file(),
+        args(**changes),
+        journal_name="downloads.jsonl",
+        unit="file",
+    )
 
 
-@pytest.mark.parametrize(("faults", "ranges"), [
-    ([], [None]),
-    (["drop"], [None, "bytes=100000-"]),
-    # three drops with progress in between are no failure, whatever --retries says
-    (["drop", "drop", "drop"], [None, "bytes=100000-", "bytes=166666-", "bytes=211110-"]),
-    (["drop", "no ranges"], [None, "bytes=100000-"]),
-    (["truncated"], [None, None]),
-    (["garbled"], [None, None]),
-    ([503], [None, None]),
-])
+@pytest.mark.parametrize(
+    ("faults", "ranges"),
+    [
+        ([], [None]),
+        (["drop"], [None, "bytes=100000-"]),
+        # three drops with progress in between are no failure, whatever --retries says
+        (["drop", "drop", "drop"], [None, "bytes=100000-", "bytes=166666-", "bytes=211110-"]),
+        (["drop", "no ranges"], [None, "bytes=100000-"]),
+        (["truncated"], [None, None]),
+        (["garbled"], [None, None]),
+        ([503], [None, None]),
+    ],
+)
 def test_a_file_arrives_whole_whatever_the_server_does(server, tmp_path, faults, ranges):
     server.files["/a"], server.faults["/a"] = DATA, list(faults)
     assert fetch(server, tmp_path, ["a"], retries=1) == 0
@@ -180,7 +201,7 @@ def test_retry_after_holds_all_workers_back(server, tmp_path):
     server.files |= {f"/{name}": DATA for name in "abcdefgh"}
     server.faults["/a"] = [429]
     assert fetch(server, tmp_path, "abcdefgh", interval=0.05) == 0
-    asked = {path: when for path, _, when in server.requests}      # the last time each was asked
+    asked = {path: when for path, _, when in server.requests}  # the last time each was asked
     first_refused = next(when for path, _, when in server.requests if path == "/a")
     later = sorted(when - first_refused for when in asked.values() if when > first_refused)
     # one request may have been on its way already; everything else waits for the second that the server asked for
@@ -196,7 +217,7 @@ def test_retry_after_as_a_date():
 
 
 def test_no_network_stops_the_run_and_gives_nothing_up(tmp_path, capsys):
-    refused = Namespace(url="http://127.0.0.1:9")   # the discard port: nobody listens
+    refused = Namespace(url="http://127.0.0.1:9")  # the discard port: nobody listens
     names = [f"f{number}" for number in range(100)]
     assert fetch(refused, tmp_path, names, retries=0) == jobs.STOPPED
     states = [entry["state"] for entry in read_journal(tmp_path / "downloads.jsonl")[0].values()]
@@ -212,6 +233,7 @@ def test_requests_keep_their_distance():
         for _ in range(3):
             pace.wait()
             times.append(time.monotonic())
+
     threads = [threading.Thread(target=ask) for _ in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -221,15 +243,22 @@ def test_requests_keep_their_distance():
 
 # The journal and the jobs
 
+
 @dataclass(frozen=True)
 class Job:
     id: str
 
 
 def run(root, names, work, **changes):
-    return jobs.run_jobs([Job(name) for name in names], work, root,
-                         lambda job, entry: (root / f"{job.id}.txt").is_file(), args(**changes),
-                         journal_name="journal.jsonl", unit="job")
+    return jobs.run_jobs(
+        [Job(name) for name in names],
+        work,
+        root,
+        lambda job, entry: (root / f"{job.id}.txt").is_file(),
+        args(**changes),
+        journal_name="journal.jsonl",
+        unit="job",
+    )
 
 
 def write_text(job, folder, stop):
@@ -265,11 +294,12 @@ def test_results_found_without_an_entry_enter_the_journal_unasked(tmp_path):
     def work(job, folder, stop):
         asked.append(job.id)
         return write_text(job, folder, stop)
+
     assert run(tmp_path, ["a", "b"], work) == 0
     assert asked == ["b"]
     entries, _ = read_journal(tmp_path / "journal.jsonl")
     assert {id: entry["state"] for id, entry in entries.items()} == {"a": "done", "b": "done"}
-    (tmp_path / "b.txt").unlink()       # lost by the user: fetched again, whatever the journal says
+    (tmp_path / "b.txt").unlink()  # lost by the user: fetched again, whatever the journal says
     assert run(tmp_path, ["a", "b"], work) == 0
     assert asked == ["b", "b"]
 
@@ -286,6 +316,7 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path, capsys):
         if job.id == "3":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
         return write_text(job, folder, stop)
+
     assert run(tmp_path, map(str, range(100)), work, workers=1) == jobs.STOPPED
     out = capsys.readouterr().out
     assert "is full" in out and "100 jobs: " in out
@@ -297,6 +328,7 @@ def test_a_full_disk_stops_the_run_with_one_line(tmp_path, capsys):
 def test_any_failure_on_a_nearly_full_disk_counts_as_a_full_disk(tmp_path, monkeypatch):
     def work(job, folder, stop):
         raise TryLater("yt-dlp: ffmpeg exited with code 1")
+
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Namespace(free=1000))
     assert run(tmp_path, "abc", work) == jobs.STOPPED
     assert not read_journal(tmp_path / "journal.jsonl")[0]
@@ -307,6 +339,7 @@ def test_an_unexpected_error_is_one_clips_failure(tmp_path, capsys):
         if job.id == "b":
             raise KeyError("duration")
         return write_text(job, folder, stop)
+
     assert run(tmp_path, "abc", work) == jobs.SOME_FAILED
     assert "b: failed: KeyError: 'duration'" in capsys.readouterr().out
     assert {path.stem for path in tmp_path.glob("*.txt")} == {"a", "c"}
@@ -361,11 +394,17 @@ def test_clips_come_once_and_bad_ones_stop_nobody(tmp_path, landscape, videos, c
         if clip.id == "--4btXeiiBe#404#414" and asked.count(clip.id) < 8:
             raise TryLater("timed out")
         return folder / "segment.mp4"
+
     assert download_landscape.main([*landscape, "--retries", "2"], fake) == jobs.SOME_FAILED
     entries, _ = read_journal(tmp_path / "Landscape/download/downloads.jsonl")
     assert [(entries[id]["state"], entries[id]["reason"]) for id in LANDSCAPE_IDS] == [
-        ("gone", "Video unavailable"), ("gone", "no sound in it"), ("done", ""), ("failed", "timed out"),
-        ("done", ""), ("done", "")]
+        ("gone", "Video unavailable"),
+        ("gone", "no sound in it"),
+        ("done", ""),
+        ("failed", "timed out"),
+        ("done", ""),
+        ("done", ""),
+    ]
     assert "1 gone: Video unavailable" in capsys.readouterr().out
     assert [asked.count(id) for id in LANDSCAPE_IDS] == [1, 1, 3, 3, 1, 1]
 
@@ -388,11 +427,25 @@ def test_sound_only_and_videos_of_an_earlier_copy(tmp_path, landscape, videos):
 
     def nobody(clip, folder, **options):
         raise AssertionError("YouTube asked")
-    assert download_landscape.main([*landscape, "--from_folder", str(tmp_path / "copy"), "--no-keep_video",
-                                    "--ids=-4btXeiiBek#404#414,--4btXeiiBe#404#414"], nobody) == 0
+
+    assert (
+        download_landscape.main(
+            [
+                *landscape,
+                "--from_folder",
+                str(tmp_path / "copy"),
+                "--no-keep_video",
+                "--ids=-4btXeiiBek#404#414,--4btXeiiBe#404#414",
+            ],
+            nobody,
+        )
+        == 0
+    )
     folder = tmp_path / "Landscape/download"
-    assert {path.name for path in (folder / "audio").iterdir()} == {"-4btXeiiBek#404#414.wav",
-                                                                   "--4btXeiiBe#404#414.wav"}
+    assert {path.name for path in (folder / "audio").iterdir()} == {
+        "-4btXeiiBek#404#414.wav",
+        "--4btXeiiBe#404#414.wav",
+    }
     assert not (folder / "video").exists() and len(list(copy.iterdir())) == len(LANDSCAPE_IDS)
 
 
@@ -422,8 +475,10 @@ def test_killed_in_the_middle_and_run_again(tmp_path, landscape, videos, blow):
 
     def start(seconds):
         script.write_text(SLOW.format(root=str(ROOT), asked=str(asked), video=str(videos["whole"]), seconds=seconds))
-        return subprocess.Popen([sys.executable, script, *landscape, "--workers", "3"], stderr=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [sys.executable, script, *landscape, "--workers", "3"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+
     process = start(0.05)
     deadline = time.monotonic() + 60
     while len(read_journal(journal)[0]) < 5:
@@ -435,7 +490,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path, landscape, videos, blow):
     assert 5 <= len(done_before) < len(ids)
     if blow == signal.SIGKILL:
         with open(journal, "ab") as file:
-            file.write(b'{"id": "abcdefg')      # as if killed within the line
+            file.write(b'{"id": "abcdefg')  # as if killed within the line
     else:
         assert not (journal.parent / ".partial").exists()
 
@@ -445,15 +500,16 @@ def test_killed_in_the_middle_and_run_again(tmp_path, landscape, videos, blow):
         assert sorted(path.name for path in files) == sorted(id + suffix for id in ids)
     assert {soundfile.info(path).frames for path in (journal.parent / "audio").iterdir()} == {64000}
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert sorted(line["id"] for line in lines) == sorted(ids)      # each exactly once
+    assert sorted(line["id"] for line in lines) == sorted(ids)  # each exactly once
     assert {line["state"] for line in lines} == {"done"}
     times_asked = {id: asked.read_text().splitlines().count(id) for id in ids}
     assert all(times_asked[id] == 1 for id in done_before)
-    assert sum(times_asked.values()) <= len(ids) + 3    # only what was under way when the blow fell
+    assert sum(times_asked.values()) <= len(ids) + 3  # only what was under way when the blow fell
     assert not (journal.parent / ".partial").exists()
 
 
 # YouTube and ffmpeg
+
 
 @dataclass(frozen=True)
 class LocalClip(youtube.Clip):
@@ -477,34 +533,43 @@ def test_yt_dlp_cuts_the_segment_to_the_frame(server, tmp_path):
         youtube.download_segment(LocalClip("d", "none.mp4", 0, 1, server.url), folder, ffmpeg=find_ffmpeg())
 
 
-@pytest.mark.parametrize(("message", "outcome"), [
-    ("ERROR: [youtube] -abcdefghij: Video unavailable", Gone),
-    ("ERROR: [youtube] -abcdefghij: Private video. Sign in if you've been granted access to this video.", Gone),
-    ("ERROR: [youtube] -abcdefghij: Video unavailable. This video is no longer available because the YouTube account "
-     "associated with this video has been terminated.", Gone),
-    ("ERROR: [youtube] -abcdefghij: Sign in to confirm your age. This video may be inappropriate.", Gone),
-    ("ERROR: [youtube] -abcdefghij: Sign in to confirm you’re not a bot. Use --cookies", TryLater),
-    ("ERROR: [youtube] -abcdefghij: Video unavailable. This content isn't available, try again later.", TryLater),
-    ("ERROR: [youtube] -abcdefghij: Requested format is not available.", TryLater),
-    ("ERROR: unable to download video data: HTTP Error 429: Too Many Requests", TryLater),
-    ("ERROR: [youtube] -abcdefghij: Unable to download API page: timed out", TryLater),
-])
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        ("ERROR: [youtube] -abcdefghij: Video unavailable", Gone),
+        ("ERROR: [youtube] -abcdefghij: Private video. Sign in if you've been granted access to this video.", Gone),
+        (
+            "ERROR: [youtube] -abcdefghij: Video unavailable. This video is no longer available because the YouTube "
+            "account associated with this video has been terminated.",
+            Gone,
+        ),
+        ("ERROR: [youtube] -abcdefghij: Sign in to confirm your age. This video may be inappropriate.", Gone),
+        ("ERROR: [youtube] -abcdefghij: Sign in to confirm you’re not a bot. Use --cookies", TryLater),
+        ("ERROR: [youtube] -abcdefghij: Video unavailable. This content isn't available, try again later.", TryLater),
+        ("ERROR: [youtube] -abcdefghij: Requested format is not available.", TryLater),
+        ("ERROR: unable to download video data: HTTP Error 429: Too Many Requests", TryLater),
+        ("ERROR: [youtube] -abcdefghij: Unable to download API page: timed out", TryLater),
+    ],
+)
 def test_what_youtube_says_is_taken_for_gone_only_when_it_is(monkeypatch, tmp_path, message, outcome):
     def refuse(self, url):
         raise youtube.DownloadError(message)
+
     monkeypatch.setattr(youtube.YoutubeDL, "extract_info", refuse)
     clip = youtube.Clip("-abcdefghij", "-abcdefghij", 0, 10)
     with pytest.raises(outcome) as error:
         youtube.download_segment(clip, tmp_path, ffmpeg=find_ffmpeg())
     assert type(error.value) is outcome
-    assert "-abcdefghij" not in str(error.value)    # so that equal reasons are counted together
+    assert "-abcdefghij" not in str(error.value)  # so that equal reasons are counted together
     assert (getattr(error.value, "after", None) is not None) == any(
-        word in message for word in ("429", "not a bot", "try again later"))
+        word in message for word in ("429", "not a bot", "try again later")
+    )
 
 
 def test_a_segment_behind_the_end_of_the_video_is_gone(monkeypatch, tmp_path):
     def extract(self, url):
         self.params["match_filter"]({"duration": 30}, incomplete=False)
+
     monkeypatch.setattr(youtube.YoutubeDL, "extract_info", extract)
     with pytest.raises(Gone, match="ends before the segment begins"):
         youtube.download_segment(youtube.Clip("a", "a", 40, 50), tmp_path, ffmpeg=find_ffmpeg())
@@ -538,24 +603,35 @@ def test_lists_parse_with_ids_and_times_whole(tmp_path):
     def parsed(read, text, **options):
         path.write_text(text)
         return [(clip.id, clip.youtube_id, clip.start, clip.end) for clip in read(path, **options)]
+
     assert parsed(download_llp.read_clips, LLP) == [
-        ("BjCEufrlXm4", "BjCEufrlXm4", 20, 30), ("AP0061o0Nvk", "AP0061o0Nvk", 101.8, 111.8),
-        ("-9WBkdJq104", "-9WBkdJq104", 30, 40), ("--a_b-c_d-1", "--a_b-c_d-1", 5, 15)]
+        ("BjCEufrlXm4", "BjCEufrlXm4", 20, 30),
+        ("AP0061o0Nvk", "AP0061o0Nvk", 101.8, 111.8),
+        ("-9WBkdJq104", "-9WBkdJq104", 30, 40),
+        ("--a_b-c_d-1", "--a_b-c_d-1", 5, 15),
+    ]
     assert [row[0] for row in parsed(download_llp.read_clips, LLP, min_labels=2)] == [
-        "BjCEufrlXm4", "-9WBkdJq104", "--a_b-c_d-1"]
+        "BjCEufrlXm4",
+        "-9WBkdJq104",
+        "--a_b-c_d-1",
+    ]
     assert parsed(download_audioset.read_clips, SEGMENTS) == [
-        ("--4gqARaEJE", "--4gqARaEJE", 0, 10), ("-0RWZT-miFs", "-0RWZT-miFs", 420, 430)]
-    assert parsed(download_landscape.read_clips, LANDSCAPE)[2] == (
-        "-WrD5DwI6_4#8410#8420", "-WrD5DwI6_4", 8410, 8420)
+        ("--4gqARaEJE", "--4gqARaEJE", 0, 10),
+        ("-0RWZT-miFs", "-0RWZT-miFs", 420, 430),
+    ]
+    assert parsed(download_landscape.read_clips, LANDSCAPE)[2] == ("-WrD5DwI6_4#8410#8420", "-WrD5DwI6_4", 8410, 8420)
 
 
-@pytest.mark.parametrize(("read", "text"), [
-    (download_llp.read_clips, "id,start\na,1\n"),
-    (download_llp.read_clips, "filename\tevent_labels\nBjCEufrlXm4\tSpeech\n"),
-    (download_landscape.read_clips, "event_labels\tfilename\nthunder\tCI0jX5TMs0Q_1_2\n"),
-    (download_audioset.read_clips, "a,b\n1,2\n3,4\n"),
-    (download_audioset.read_clips, SEGMENTS + "short, 0.000\n"),
-])
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (download_llp.read_clips, "id,start\na,1\n"),
+        (download_llp.read_clips, "filename\tevent_labels\nBjCEufrlXm4\tSpeech\n"),
+        (download_landscape.read_clips, "event_labels\tfilename\nthunder\tCI0jX5TMs0Q_1_2\n"),
+        (download_audioset.read_clips, "a,b\n1,2\n3,4\n"),
+        (download_audioset.read_clips, SEGMENTS + "short, 0.000\n"),
+    ],
+)
 def test_wrong_columns_name_the_file_and_what_was_expected(tmp_path, read, text):
     path = tmp_path / "list.csv"
     path.write_text(text)
@@ -575,6 +651,7 @@ def test_a_wrong_or_missing_list_is_one_line_of_the_command(tmp_path):
 
 # FSD50K and the assets
 
+
 def split_zip(path, members, num_parts):
     """Writes `members` as a split archive (APPNOTE.TXT 8.5): a marker, then one archive cut into parts, whose entries
     count their offsets from the beginning of the part in which they begin. Returns the parts."""
@@ -589,6 +666,7 @@ def split_zip(path, members, num_parts):
     def place(offset):
         part = max(part for part in range(num_parts) if starts[part] <= offset)
         return part, offset - starts[part]
+
     position = 4 + directory
     for entry in entries:
         part, offset = place(4 + entry.header_offset)
@@ -596,8 +674,9 @@ def split_zip(path, members, num_parts):
         struct.pack_into("<L", data, position + 42, offset)
         position += 46 + len(entry.filename)
     part, offset = place(4 + directory)
-    struct.pack_into("<4H2L", data, position + 4, num_parts - 1, part, len(entries), len(entries),
-                     position - 4 - directory, offset)
+    struct.pack_into(
+        "<4H2L", data, position + 4, num_parts - 1, part, len(entries), len(entries), position - 4 - directory, offset
+    )
     pieces = [bytes(data[a:b]) for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
     names = [path.with_suffix(f".z{number:02}") for number in range(1, num_parts)] + [path.with_suffix(".zip")]
     for name, piece in zip(names, pieces, strict=True):
@@ -607,8 +686,15 @@ def split_zip(path, members, num_parts):
 
 def wav_bytes(number):
     noise = random.Random(number).randbytes(20_000)
-    return b"RIFF" + struct.pack("<L", 20_036) + b"WAVEfmt " + struct.pack("<LHHLLHH", 16, 1, 1, 44100, 88200, 2, 16) \
-        + b"data" + struct.pack("<L", 20_000) + noise
+    return (
+        b"RIFF"
+        + struct.pack("<L", 20_036)
+        + b"WAVEfmt "
+        + struct.pack("<LHHLLHH", 16, 1, 1, 44100, 88200, 2, 16)
+        + b"data"
+        + struct.pack("<L", 20_000)
+        + noise
+    )
 
 
 MEMBERS = {f"FSD50K.dev_audio/{number}.wav": wav_bytes(number) for number in range(12)}
@@ -637,17 +723,35 @@ def test_archives_split_by_info_zip_are_read_in_place(tmp_path):
 
 
 def test_fsd50k_from_a_flaky_server_to_wavs(server, tmp_path, capsys):
-    archives = [*split_zip(tmp_path / "FSD50K.dev_audio.zip", MEMBERS, 3),
-                *split_zip(tmp_path / "FSD50K.eval_audio.zip", {"FSD50K.eval_audio/99.wav": wav_bytes(99)}, 2),
-                *split_zip(tmp_path / "FSD50K.metadata.zip",
-                           {"FSD50K.metadata/collection/collection_dev.csv": b"fname,labels,mids\n"}, 1),
-                *split_zip(tmp_path / "FSD50K.doc.zip", {"FSD50K.doc/README": b"not needed"}, 1)]
+    archives = [
+        *split_zip(tmp_path / "FSD50K.dev_audio.zip", MEMBERS, 3),
+        *split_zip(tmp_path / "FSD50K.eval_audio.zip", {"FSD50K.eval_audio/99.wav": wav_bytes(99)}, 2),
+        *split_zip(
+            tmp_path / "FSD50K.metadata.zip",
+            {"FSD50K.metadata/collection/collection_dev.csv": b"fname,labels,mids\n"},
+            1,
+        ),
+        *split_zip(tmp_path / "FSD50K.doc.zip", {"FSD50K.doc/README": b"not needed"}, 1),
+    ]
     server.files = {f"/{path.name}": path.read_bytes() for path in archives}
-    server.files["/record"] = json.dumps({"files": [
-        {"key": path.name, "size": path.stat().st_size, "checksum": md5(path.read_bytes()),
-         "links": {"self": f"{server.url}/{path.name}"}} for path in archives]}).encode()
-    server.faults = {"/FSD50K.dev_audio.z01": ["drop"], "/FSD50K.dev_audio.zip": ["garbled"],
-                     "/FSD50K.eval_audio.zip": [429, 503, 503]}
+    server.files["/record"] = json.dumps(
+        {
+            "files": [
+                {
+                    "key": path.name,
+                    "size": path.stat().st_size,
+                    "checksum": md5(path.read_bytes()),
+                    "links": {"self": f"{server.url}/{path.name}"},
+                }
+                for path in archives
+            ]
+        }
+    ).encode()
+    server.faults = {
+        "/FSD50K.dev_audio.z01": ["drop"],
+        "/FSD50K.dev_audio.zip": ["garbled"],
+        "/FSD50K.eval_audio.zip": [429, 503, 503],
+    }
     arguments = ["--data_dir", str(tmp_path), "--interval", "0"]
     root = tmp_path / "FSD50K"
 
@@ -655,7 +759,7 @@ def test_fsd50k_from_a_flaky_server_to_wavs(server, tmp_path, capsys):
     assert download_fsd50k.main([*arguments, "--retries", "1"], f"{server.url}/record") != 0
     assert {path.stem for path in root.glob("*.wav")} == {str(number) for number in range(12)}
     assert "FSD50K.eval_audio: not all of its parts are in" in capsys.readouterr().out
-    (root / "7.wav").write_bytes(b"half")      # as another unpacker may have left it
+    (root / "7.wav").write_bytes(b"half")  # as another unpacker may have left it
 
     assert download_fsd50k.main(arguments, f"{server.url}/record") == 0
     for name, data in (MEMBERS | {"FSD50K.eval_audio/99.wav": wav_bytes(99)}).items():
@@ -693,10 +797,18 @@ def test_fsd50k_without_a_network_unpacks_what_was_put_there_by_hand(tmp_path, c
 def test_assets_are_checked_and_leave_the_users_own_alone(server, tmp_path):
     def listing(folder, files):
         server.files |= {f"/{folder}/{name}": data for name, data in files.items()}
-        server.files[f"/{folder}"] = json.dumps([
-            {"name": name, "size": len(data), "download_url": f"{server.url}/{folder}/{name}",
-             "sha": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
-            for name, data in files.items()]).encode()
+        server.files[f"/{folder}"] = json.dumps(
+            [
+                {
+                    "name": name,
+                    "size": len(data),
+                    "download_url": f"{server.url}/{folder}/{name}",
+                    "sha": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+                }
+                for name, data in files.items()
+            ]
+        ).encode()
+
     listing("macs", {"LLP_test.json": b"{}", "AudioSet.csv": b"filename,event_labels\n", "logo.png": b"png"})
     listing("avvp", {"AVVP_dataset_full.csv": LLP.encode()})
     server.files |= {f"/audioset/{name}": b"text" for name in download_assets.AUDIOSET_FILES}

@@ -152,19 +152,21 @@ def test_settings_reach_the_pipeline(run, clips, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_clips(clips, tiny_dir, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "inference.py"]
+    # on CPUs `--cpu` would run one process, `--multi_gpu` runs two
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += [
+        "inference.py",
         "--sd_path",
         str(tiny_dir),
         "--audio",
         str(clips),
         "--output_dir",
         str(tmp_path / "out"),
-        "--steps",
-        "1",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--steps", "1"], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+    assert "2/2" in done.stderr and "3/3" not in done.stderr  # the main process's share
     assert done.stdout.count("3 images written") == 1
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
 

@@ -44,7 +44,10 @@ def test_windows_line_ends_and_byte_order_mark_are_read(tmp_path):
 
 def test_a_comma_followed_by_a_space_belongs_to_the_label():
     assert label_names("Dishes, pots, and pans,Whoosh, swoosh, swish,Dog") == [
-        "Dishes, pots, and pans", "Whoosh, swoosh, swish", "Dog"]
+        "Dishes, pots, and pans",
+        "Whoosh, swoosh, swish",
+        "Dog",
+    ]
     assert label_names("") == []
 
 
@@ -73,7 +76,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_fsd50k_texts_are_five_in_lower_case_without_abstract_nodes():
     labels = ["Human_voice", "Walk_and_footsteps", "Musical_instrument", "Vehicle", "Human_sounds", "Car"]
     assert label_texts(labels, "FSD50K") == [
-        "The sound of walk and footsteps", "The sound of car", *["The sound of Noise"] * 3]
+        "The sound of walk and footsteps",
+        "The sound of car",
+        *["The sound of Noise"] * 3,
+    ]
     assert label_texts(list("abcdefg"), "FSD50K") == [f"The sound of {name}" for name in "abcde"]
     assert label_texts([], "FSD50K") == ["The sound of Noise"] * 5
 
@@ -82,5 +88,8 @@ def test_fsd50k_texts_are_five_in_lower_case_without_abstract_nodes():
 def test_other_sets_give_half_as_many_texts_as_signals(dataset_name):
     labels = ["Domestic animals, pets", "Frying_(food)", "Animal", "Dog"]
     assert label_texts(labels, dataset_name) == [
-        "The sound of Domestic animals, pets", "The sound of Frying (food)", "The sound of Animal"]
+        "The sound of Domestic animals, pets",
+        "The sound of Frying (food)",
+        "The sound of Animal",
+    ]
     assert label_texts(["Dog"], dataset_name, num_sources=4) == ["The sound of Dog", "The sound of Noise"]

@@ -28,19 +28,26 @@ s9d-2nhuJCQ_30000\t4.900\t5.050\t/m/0bt9lr
 
 # Frame files
 
+
 def test_seconds_in_which_most_events_sound_at_once(tmp_path):
     (tmp_path / "strong.tsv").write_text(STRONG)
     preprocess_audioset.main(["--events", str(tmp_path / "strong.tsv"), "--output", str(tmp_path / "out.json")])
     assert json.loads((tmp_path / "out.json").read_text()) == {
-        "s9d-2nhuJCQ": [4, 5],              # three at once from 4.9 to 5.05 s
-        "--_a-b_c-d1": [1, 6, 7],           # one after another, the same label twice, no length: all count as one
+        "s9d-2nhuJCQ": [4, 5],  # three at once from 4.9 to 5.05 s
+        "--_a-b_c-d1": [1, 6, 7],  # one after another, the same label twice, no length: all count as one
     }
 
 
-@pytest.mark.parametrize("text", [
-    "", "segment_id\tonset\toffset\tlabel\n", STRONG + "s9d-2nhuJCQ_30000\t1.0\n",
-    STRONG + "s9d-2nhuJCQ_40000\t1.0\t2.0\t/m/09x0r\n", STRONG + "s9d-2nhuJCQ_30000\tone\t2.0\t/m/09x0r\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "segment_id\tonset\toffset\tlabel\n",
+        STRONG + "s9d-2nhuJCQ_30000\t1.0\n",
+        STRONG + "s9d-2nhuJCQ_40000\t1.0\t2.0\t/m/09x0r\n",
+        STRONG + "s9d-2nhuJCQ_30000\tone\t2.0\t/m/09x0r\n",
+    ],
+)
 def test_strong_labels_in_another_form_are_refused(tmp_path, text):
     (tmp_path / "strong.tsv").write_text(text)
     with pytest.raises(ValueError, match=r"strong\.tsv.*expected"):
@@ -75,8 +82,18 @@ AP0061o0Nvk_101.8_111.8\t0\t10\tCello
 def test_llp_counts_are_events_both_heard_and_seen(tmp_path, capsys):
     for name, text in (("videos", VIDEOS), ("audio", AUDIO), ("visual", VISUAL)):
         (tmp_path / name).write_text(text)
-    preprocess_llp.main(["--videos", str(tmp_path / "videos"), "--audio_events", str(tmp_path / "audio"),
-                         "--visual_events", str(tmp_path / "visual"), "--output", str(tmp_path / "out.json")])
+    preprocess_llp.main(
+        [
+            "--videos",
+            str(tmp_path / "videos"),
+            "--audio_events",
+            str(tmp_path / "audio"),
+            "--visual_events",
+            str(tmp_path / "visual"),
+            "--output",
+            str(tmp_path / "out.json"),
+        ]
+    )
     assert json.loads((tmp_path / "out.json").read_text()) == {
         "KSRjje7GH44": [0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
         "4O9rI-FpqLg": [0, 1, 3, 2, 2, 1, 0, 0, 0, 0],
@@ -95,15 +112,23 @@ def test_llp_counts_of_predictions(tmp_path):
     np.savez(tmp_path / "p.npz", ids=ids, audio=audio, visual=visual)
     preprocess_llp.main(["--predictions", str(tmp_path / "p.npz"), "--output", str(tmp_path / "out.json")])
     assert json.loads((tmp_path / "out.json").read_text()) == {
-        "-3M-k4nIYIM": [0, 0, 0, 2, 0, 0, 0, 0, 0, 0], "AP0061o0Nvk": [0] * 10}
+        "-3M-k4nIYIM": [0, 0, 0, 2, 0, 0, 0, 0, 0, 0],
+        "AP0061o0Nvk": [0] * 10,
+    }
     assert preprocess_llp.counts_of_predictions(tmp_path / "p.npz", 0.4)["AP0061o0Nvk"] == [0] * 5 + [1] * 5
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"ids": ["a"], "audio": np.zeros((1, 10, 25))}, "visual is missing"),
-    ({"ids": ["a"], "audio": np.zeros((1, 10, 25)), "visual": np.zeros((2, 10, 25))}, r"expected .*\(1, 10, classes\)"),
-    ({"ids": ["a"], "audio": np.full((1, 10, 25), -3.0), "visual": np.zeros((1, 10, 25))}, "logits"),
-])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"ids": ["a"], "audio": np.zeros((1, 10, 25))}, "visual is missing"),
+        (
+            {"ids": ["a"], "audio": np.zeros((1, 10, 25)), "visual": np.zeros((2, 10, 25))},
+            r"expected .*\(1, 10, classes\)",
+        ),
+        ({"ids": ["a"], "audio": np.full((1, 10, 25), -3.0), "visual": np.zeros((1, 10, 25))}, "logits"),
+    ],
+)
 def test_predictions_in_another_form_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(ValueError, match=message):
@@ -121,6 +146,7 @@ def test_frames_files_of_both_kinds_are_told_apart(tmp_path):
     def read(content):
         (tmp_path / "frames.json").write_text(json.dumps(content))
         return extract_frames.read_frames_json(tmp_path / "frames.json")
+
     assert read({"a": [2] * 10, "b": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]})[1] is True
     assert read({"a": [3], "b": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "c": []})[1] is False
     for content in ([], {}, {"a": 3}, {"a": ["1"]}):
@@ -128,16 +154,19 @@ def test_frames_files_of_both_kinds_are_told_apart(tmp_path):
             read(content)
 
 
-@pytest.mark.parametrize(("events", "counts", "available", "best"), [
-    (None, False, range(3), [0, 1, 2]),
-    ((2, 2, 1, 2, 0, 0, 0, 0, 0, 0), True, range(10), [0, 1, 3]),
-    ((0, 1, 0, 0, 0, 0, 0, 0, 3, 0), True, range(3), [1]),      # 3 s only: the best of what is there
-    ((0,) * 10, True, range(10), []),
-    ((3, 7), False, range(10), [3, 7]),
-    ((3, 7), False, range(5), [3]),
-    ((7,), False, range(3), []),
-    ((), False, range(3), []),
-])
+@pytest.mark.parametrize(
+    ("events", "counts", "available", "best"),
+    [
+        (None, False, range(3), [0, 1, 2]),
+        ((2, 2, 1, 2, 0, 0, 0, 0, 0, 0), True, range(10), [0, 1, 3]),
+        ((0, 1, 0, 0, 0, 0, 0, 0, 3, 0), True, range(3), [1]),  # 3 s only: the best of what is there
+        ((0,) * 10, True, range(10), []),
+        ((3, 7), False, range(10), [3, 7]),
+        ((3, 7), False, range(5), [3]),
+        ((7,), False, range(3), []),
+        ((), False, range(3), []),
+    ],
+)
 def test_best_seconds(events, counts, available, best):
     assert extract_frames.best_seconds(events, counts, available) == best
 
@@ -151,14 +180,17 @@ def test_test_part_is_a_tenth_and_keeps_segments_of_a_video_together():
 
 # Extraction
 
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make_video(tmp_path_factory.mktemp("source") / "10s.mp4")
 
 
 def extract(root, *arguments, name="LLP", similarity=None):
-    return extract_frames.main(["--data_dir", str(root), "--dataset_name", name, "--split", "train", *arguments],
-                               *([similarity] if similarity else []))
+    return extract_frames.main(
+        ["--data_dir", str(root), "--dataset_name", name, "--split", "train", *arguments],
+        *([similarity] if similarity else []),
+    )
 
 
 def videos_in(root, videos, name="LLP"):
@@ -173,12 +205,15 @@ def images(root, name="LLP"):
     return {path.stem: frame_number(Image.open(path)) for path in (root / name / "train" / "image").iterdir()}
 
 
-@pytest.mark.parametrize(("fps", "seconds", "expected"), [
-    (10, 10.0, [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]),
-    (11, 4.0, [5, 16, 27, 38]),         # the picture that shows at 0.5 s began at 5 / 11 s
-    (1, 5.0, [0, 1, 2, 3]),             # a slide show: one picture a second
-    (10, 3.2, [5, 15, 25]),
-])
+@pytest.mark.parametrize(
+    ("fps", "seconds", "expected"),
+    [
+        (10, 10.0, [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]),
+        (11, 4.0, [5, 16, 27, 38]),  # the picture that shows at 0.5 s began at 5 / 11 s
+        (1, 5.0, [0, 1, 2, 3]),  # a slide show: one picture a second
+        (10, 3.2, [5, 15, 25]),
+    ],
+)
 def test_the_frame_is_the_picture_in_the_middle_of_its_second(tmp_path, fps, seconds, expected):
     path = make_video(tmp_path / "v.mp4", seconds, fps)
     (tmp_path / "out").mkdir()
@@ -189,14 +224,35 @@ def test_the_frame_is_the_picture_in_the_middle_of_its_second(tmp_path, fps, sec
 
 
 def pitch_of_second(waveform, second):
-    part = waveform[16000 * second + 4000:16000 * second + 12000]
-    return np.abs(np.fft.rfft(part)).argmax() * 2   # bins of 2 Hz
+    part = waveform[16000 * second + 4000 : 16000 * second + 12000]
+    return np.abs(np.fft.rfft(part)).argmax() * 2  # bins of 2 Hz
 
 
 def test_sound_and_pictures_stay_together(tmp_path, source):
-    late = tmp_path / "late.mp4"    # the sound begins 2 s after the pictures
-    subprocess.run([FFMPEG, "-v", "error", "-i", source, "-itsoffset", "2", "-i", source, "-map", "0:v", "-map", "1:a",
-                    "-c", "copy", "-t", "10", late], check=True)
+    late = tmp_path / "late.mp4"  # the sound begins 2 s after the pictures
+    subprocess.run(
+        [
+            FFMPEG,
+            "-v",
+            "error",
+            "-i",
+            source,
+            "-itsoffset",
+            "2",
+            "-i",
+            source,
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-c",
+            "copy",
+            "-t",
+            "10",
+            late,
+        ],
+        check=True,
+    )
     for path, delay in ((source, 0), (late, 2)):
         folder = tmp_path / str(delay)
         folder.mkdir()
@@ -204,20 +260,29 @@ def test_sound_and_pictures_stay_together(tmp_path, source):
         waveform, rate = soundfile.read(folder / "audio.wav")
         assert rate == 16000 and waveform.ndim == 1
         assert abs(len(waveform) - 160_000) < 1000
-        assert np.abs(waveform[:max(16000 * delay - 800, 0)]).max(initial=0) < 1e-3
+        assert np.abs(waveform[: max(16000 * delay - 800, 0)]).max(initial=0) < 1e-3
         assert [pitch_of_second(waveform, second) for second in range(delay, 9)] == [
-            200 + 100 * (second - delay) for second in range(delay, 9)]
+            200 + 100 * (second - delay) for second in range(delay, 9)
+        ]
 
 
 def test_layout_resume_and_one_decode_for_each_video(tmp_path, source, monkeypatch):
     ids = ["-_gaZzFfzDQ", "--4gqARaEJE", "CI0jX5TMs0Q", "notinthisfile"]
     videos_in(tmp_path, dict.fromkeys(ids, source))
-    (tmp_path / "LLP.json").write_text(json.dumps({
-        "-_gaZzFfzDQ": [0, 0, 2, 0, 2, 0, 0, 0, 0, 0], "--4gqARaEJE": [1] * 10, "CI0jX5TMs0Q": [0] * 9 + [1],
-        "notdownload": [2] * 10}))
+    (tmp_path / "LLP.json").write_text(
+        json.dumps(
+            {
+                "-_gaZzFfzDQ": [0, 0, 2, 0, 2, 0, 0, 0, 0, 0],
+                "--4gqARaEJE": [1] * 10,
+                "CI0jX5TMs0Q": [0] * 9 + [1],
+                "notdownload": [2] * 10,
+            }
+        )
+    )
     decodes = []
-    monkeypatch.setattr(extract_frames, "run_ffmpeg",
-                        lambda *args, run=extract_frames.run_ffmpeg: decodes.append(args) or run(*args))
+    monkeypatch.setattr(
+        extract_frames, "run_ffmpeg", lambda *args, run=extract_frames.run_ffmpeg: decodes.append(args) or run(*args)
+    )
     arguments = ["--frames_json", str(tmp_path / "LLP.json"), "--choose", "all"]
     assert extract(tmp_path, *arguments) == 0
     assert len(decodes) == 3
@@ -246,9 +311,19 @@ def test_random_choice_depends_on_seed_and_video_alone(tmp_path, source):
     def choose(name, seed, workers, ids):
         root = tmp_path / name
         videos_in(root, dict.fromkeys(ids, source))
-        extract(root, "--frames_json", str(tmp_path / "counts.json"), "--seed", str(seed), "--workers", str(workers),
-                "--num_frames", "2")
+        extract(
+            root,
+            "--frames_json",
+            str(tmp_path / "counts.json"),
+            "--seed",
+            str(seed),
+            "--workers",
+            str(workers),
+            "--num_frames",
+            "2",
+        )
         return {id: entry["frames"] for id, entry in read_journal(root / "LLP/frames.jsonl")[0].items()}
+
     one = choose("one", 0, 1, ids)
     assert choose("two", 0, 4, ids[::-1]) == one
     assert choose("few", 0, 1, ids[3:5]) == {id: one[id] for id in ids[3:5]}
@@ -261,16 +336,25 @@ def test_bad_videos_get_one_line_each_and_the_rest_goes_on(tmp_path, source, cap
     made = tmp_path / "made"
     made.mkdir()
     content = source.read_bytes()
-    (made / "cut.mp4").write_bytes(content[:len(content) // 2])     # the index comes first: half of it can be decoded
+    (made / "cut.mp4").write_bytes(content[: len(content) // 2])  # the index comes first: half of it can be decoded
     index_last = made / "last.mp4"
     subprocess.run([FFMPEG, "-v", "error", "-i", source, "-c", "copy", index_last], check=True)
     (made / "noindex.mp4").write_bytes(index_last.read_bytes()[:-20_000])
     (made / "text.mp4").write_text("<html>Not found</html>")
     (made / "empty.mp4").write_bytes(b"")
-    paths = {"good": source, "mute": make_video(made / "mute.mp4", sound=False),
-             "blind": make_video(made / "blind.mp4", pictures=False), "short": make_video(made / "short.mp4", 3),
-             "tiny": make_video(made / "tiny.mp4", 0.6), "-cut": made / "cut.mp4", "noindex": made / "noindex.mp4",
-             "text": made / "text.mp4", "empty": made / "empty.mp4", "#late": source, "unheard": source}
+    paths = {
+        "good": source,
+        "mute": make_video(made / "mute.mp4", sound=False),
+        "blind": make_video(made / "blind.mp4", pictures=False),
+        "short": make_video(made / "short.mp4", 3),
+        "tiny": make_video(made / "tiny.mp4", 0.6),
+        "-cut": made / "cut.mp4",
+        "noindex": made / "noindex.mp4",
+        "text": made / "text.mp4",
+        "empty": made / "empty.mp4",
+        "#late": source,
+        "unheard": source,
+    }
     videos_in(tmp_path, paths)
     counts = dict.fromkeys(paths, [1, 1, 2, 1, 1, 1, 1, 1, 1, 3]) | {"unheard": [0] * 10}
     (tmp_path / "counts.json").write_text(json.dumps(counts))
@@ -289,8 +373,8 @@ def test_bad_videos_get_one_line_each_and_the_rest_goes_on(tmp_path, source, cap
 
 
 def test_a_killed_ffmpeg_is_no_reason_to_give_a_video_up(tmp_path, source, monkeypatch):
-    killer = tmp_path / "ffmpeg"    # answers -version, and is killed at work
-    killer.write_text("#!/bin/sh\n[ \"$1\" = -version ] || kill -9 $$\n")
+    killer = tmp_path / "ffmpeg"  # answers -version, and is killed at work
+    killer.write_text('#!/bin/sh\n[ "$1" = -version ] || kill -9 $$\n')
     killer.chmod(0o755)
     videos_in(tmp_path, {"-a": source})
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(killer))
@@ -309,11 +393,14 @@ def test_a_missing_folder_and_a_missing_ffmpeg_are_one_clear_line(tmp_path, caps
 
 # Choice by CLIP
 
+
 def test_clip_choice_takes_the_most_similar_and_batches_across_videos(tmp_path, source):
     ids = {"aaaaaaaaaaa": 3, "-bbbbbbbbbb": 8, "ccccccccccc": 1, "#dddddddddd": 9, "eeeeeeeeeee": 5}
     videos_in(tmp_path, dict.fromkeys(ids, source))
-    (tmp_path / "LLP.csv").write_text("filename\tevent_labels\n" + "".join(
-        f"{id}{'' if '#' in id else '_5_15'}\t{second}\n" for id, second in ids.items()))
+    (tmp_path / "LLP.csv").write_text(
+        "filename\tevent_labels\n"
+        + "".join(f"{id}{'' if '#' in id else '_5_15'}\t{second}\n" for id, second in ids.items())
+    )
     batches = []
 
     class NearestSecond:
@@ -326,25 +413,50 @@ def test_clip_choice_takes_the_most_similar_and_batches_across_videos(tmp_path, 
             batches.append(len(paths))
             shown = [frame_number(Image.open(path)) // 10 for path in paths]
             return [-abs(second - float(names[0])) for second, names in zip(shown, labels, strict=True)]
-    assert extract(tmp_path, "--choose", "clip", "--clip_model", "some/clip", "--labels_csv", str(tmp_path / "LLP.csv"),
-                   "--batch_size", "30", "--device", "cpu", "--num_frames", "1", similarity=NearestSecond) == 0
+
+    assert (
+        extract(
+            tmp_path,
+            "--choose",
+            "clip",
+            "--clip_model",
+            "some/clip",
+            "--labels_csv",
+            str(tmp_path / "LLP.csv"),
+            "--batch_size",
+            "30",
+            "--device",
+            "cpu",
+            "--num_frames",
+            "1",
+            similarity=NearestSecond,
+        )
+        == 0
+    )
     assert batches == [30, 20]
     assert images(tmp_path) == {f"{id}_frame_{second}": 10 * second + 5 for id, second in ids.items()}
     assert len(list((tmp_path / "LLP/train/audio").iterdir())) == 5
 
 
-@pytest.mark.slow     # transformers takes its time to load
+@pytest.mark.slow  # transformers takes its time to load
 def test_clip_similarity_is_the_models(tmp_path):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
     letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     vocabulary = {token: number for number, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(
-        projection_dim=8, vision_config=tower | {"image_size": 32, "patch_size": 8},
-        text_config=tower | {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}))
-    processor = CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
-                              CLIPTokenizer(vocab=vocabulary, merges=[]))
+    model = CLIPModel(
+        CLIPConfig(
+            projection_dim=8,
+            vision_config=tower | {"image_size": 32, "patch_size": 8},
+            text_config=tower | {"vocab_size": 54, "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53},
+        )
+    )
+    processor = CLIPProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        CLIPTokenizer(vocab=vocabulary, merges=[]),
+    )
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), np.uint8)
@@ -354,8 +466,12 @@ def test_clip_similarity_is_the_models(tmp_path):
 
     similarity = extract_frames.ClipSimilarity(tmp_path, "cpu")
     scores = similarity(paths, [["dog"], ["baby_cry", "dog"], ["dog"]])
-    inputs = processor(text=["a photo of dog", "a photo of baby cry"], images=[Image.open(path) for path in paths],
-                       padding=True, return_tensors="pt")
+    inputs = processor(
+        text=["a photo of dog", "a photo of baby cry"],
+        images=[Image.open(path) for path in paths],
+        padding=True,
+        return_tensors="pt",
+    )
     with torch.no_grad():
         result = model.eval()(**inputs)
     cosine = (result.logits_per_image / model.logit_scale.exp()).tolist()
