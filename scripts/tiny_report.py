@@ -20,7 +20,7 @@ NAMES = {
     "top1": "MACS, first source",
     "mixture": "without separation",
 }
-MEASURES = {"f1": ("macro F1 ↑", 3), "frechet_distance": ("Fréchet distance ↓", 2)}
+MEASURES = {"f1": ("macro F1 ↑", "F1 ↑", 3), "frechet_distance": ("Fréchet distance ↓", "FD ↓", 1)}
 COUNTS = (1, 2, 3)
 
 
@@ -34,11 +34,10 @@ def _number(values, digits):
 
 def rows(results):
     """The table's rows, the first the head: name, F1 and Fréchet distance for one, two and three sources."""
-    head = [title for title, _ in MEASURES.values() for _ in COUNTS]
-    head = ["", *(f"{title}, {k} source{'s' * (k > 1)}" for title, k in zip(head, COUNTS * 2, strict=True))]
+    head = ["", *(f"{short}, {k} source{'s' * (k > 1)}" for _, short, _ in MEASURES.values() for k in COUNTS)]
     body, variants = [], results["variants"]
     for variant, measured in variants.items():
-        cells = [_number(measured[k][name], digits) for name, (_, digits) in MEASURES.items() for k in COUNTS]
+        cells = [_number(measured[k][name], digits) for name, (_, _, digits) in MEASURES.items() for k in COUNTS]
         body.append([NAMES[variant], *cells])
     f1 = {variant: {k: np.array(measured[k]["f1"]) for k in COUNTS} for variant, measured in variants.items()}
     if {"macs", "mixture"} <= f1.keys():
@@ -55,7 +54,10 @@ def rows(results):
 def tables(results):
     """(plain text, markdown) of the results."""
     table, settings = rows(results), results["settings"]
-    note = ", ".join(f"{name} {value}" for name, value in settings.items()) + "; ± is the deviation over the seeds"
+    note = (
+        "F1: macro F1 of the classes that the judge sees in the pictures; FD: Fréchet distance in its features; ± is "
+    )
+    note += "the deviation over the seeds; " + ", ".join(f"{name} {value}" for name, value in settings.items())
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     text = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     rule = "-+-".join("-" * width for width in widths)
@@ -71,7 +73,7 @@ def results_figure(path, results):
     """Bars of F1 and Fréchet distance for each variant and number of sources; the lines are the seeds' deviation."""
     variants = results["variants"]
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(variants)), layout="constrained")
-    for axes, (name, (title, _)) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
+    for axes, (name, (title, _, _)) in zip(figure.subplots(1, 2, sharey=True), MEASURES.items(), strict=True):
         for k in COUNTS:
             values = np.array([measured[k][name] for measured in variants.values()])  # (variants, seeds)
             spread = values.std(1, ddof=1) if values.shape[1] > 1 else None
@@ -112,6 +114,8 @@ def examples_figure(path, examples):
         )
         row[0].set_title(", ".join(scene.labels), fontsize=9)
         row[0].tick_params(labelsize=6)
+        row[0].set_ylabel("kHz", fontsize=7)
+        row[0].set_xlabel("s" if number == len(examples) - 1 else "", fontsize=7)
         frame = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
         _show(row[1], frame, "the scene's picture" if number == 0 else "")
         for axes, name in zip(row[2:], drawn, strict=True):
