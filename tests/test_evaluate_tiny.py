@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from macs import AudioAdapter, Separator
+from macs import AudioAdapter, MACSPipeline, Separator
 from macs.data.soundscapes import CLASSES
 from macs.judge import Judge
-from scripts import evaluate_tiny
+from scripts import evaluate_tiny, make_tiny
 from scripts.evaluate_tiny import condition, draw, held_out, measured, scores
 from scripts.tiny_report import NAMES, tables
 
@@ -147,8 +147,37 @@ def test_table_shows_means_spread_and_leads():
     text, markdown = tables(results)
     lines = [[cell.strip() for cell in line.split("|")] for line in markdown.split("\n")[:8]]
     rows = {name: cells for _, name, *cells in lines if name}
-    assert rows["MACS, M = 6"][:4] == ["0.900 ± 0.100", "0.800 ± 0.100", "0.700 ± 0.100", "1.00 ± 0.00"]
+    assert rows["MACS, M = 6"][:4] == ["0.900 ± 0.100", "0.800 ± 0.100", "0.700 ± 0.100", "1.0 ± 0.0"]
     assert rows["lead of MACS over no separation"][:3] == ["0.000 ± 0.000", "0.200 ± 0.000", "0.200 ± 0.000"]
     assert rows["share of it that the first 3 keep"][:3] == ["1.000 ± 0.000"] * 3
     assert rows["SI-SDR improvement of the separation, dB"][:3] == ["–", "7.0 ± 1.0", "5.0 ± 0.0"]
     assert "0.800 ± 0.100" in text
+
+
+def test_assembled_model_has_the_trained_separator_and_adapter(tiny, tiny_dir, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(5)
+    separator = Separator(channels=16)
+    separator.save_pretrained(tmp_path / "separator")
+    with tiny.adapter.detached(tiny.unet):
+        adapter = AudioAdapter.from_unet(tiny.unet, 6, embedding_dim=256, hidden_dim=512)
+    adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "trained_with.json").write_text(json.dumps({"separator": str(tmp_path / "separator")}))
+    command = ["make_tiny.py", "--model_dir", tiny_dir, "--adapter", tmp_path / "adapter", "--output_dir"]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), str(tmp_path / "whole")])
+    make_tiny.main()
+    whole = MACSPipeline.from_pretrained(tmp_path / "whole")
+    for part, trained in ((whole.separator, separator), (whole.adapter, adapter)):
+        state = trained.state_dict()
+        expected = {name: value.half().float() for name, value in state.items() if value.is_floating_point()}
+        found = part.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert torch.equal(whole.vae.encoder.conv_in.weight, tiny.vae.encoder.conv_in.weight)
+    assert sum(file.stat().st_size for file in (tmp_path / "whole").rglob("*") if file.is_file()) < 48e6
+
+    keep = tmp_path / "mine" / "thesis.txt"  # a folder that is no pipeline is not replaced
+    keep.parent.mkdir()
+    keep.write_text("precious")
+    monkeypatch.setattr(sys, "argv", ["make_tiny.py", "--output_dir", str(keep.parent)])
+    with pytest.raises(SystemExit):
+        make_tiny.main()
+    assert keep.read_text() == "precious" and "is no pipeline" in capsys.readouterr().err
