@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType, set_seed
 from diffusers import (
@@ -20,7 +19,6 @@ from diffusers import (
     DDPMScheduler,
     UNet2DConditionModel,
 )
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import EMAModel
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
@@ -32,6 +30,7 @@ from macs.cache import CacheError
 from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
+from macs.denoiser import Denoiser, denoising_losses
 from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
 from macs.training import (
     Position,
@@ -79,51 +78,6 @@ def parse_args(arguments=None):
     parser.add_argument("--export_released", action="store_true", help="also write <DATASET>_mlp.pt and _unet.pt")
     add_training_arguments(parser, epochs=15, lr=1e-4, batch_size=2, gradient_accumulation_steps=8)
     return parser.parse_args(arguments)
-
-
-class Denoiser(nn.Module):
-    """The UNet with the adapter in it. Only what is trained is registered: so DDP, optimizer and checkpoints see it.
-
-    trainable: "adapter", or "unet" (with the adapter, which is part of it once attached).
-    """
-
-    def __init__(self, unet, adapter, trainable="adapter"):
-        super().__init__()
-        unet.requires_grad_(trainable == "unet").eval()
-        adapter.attach(unet)
-        adapter.requires_grad_(True).train()  # dropout
-        if trainable == "unet":
-            self.unet = unet
-        else:
-            self.adapter, self.frozen = adapter, (unet,)  # a tuple's modules are not registered
-
-    def forward(self, latents, timesteps, source_embeds, prompt_embeds):
-        """latents (B, 4, h, w), timesteps (B,), source_embeds (B, M, D), prompt_embeds (1, 77, D') -> as latents."""
-        unet = self.unet if hasattr(self, "unet") else self.frozen[0]
-        return unet(
-            latents,
-            timesteps,
-            prompt_embeds.expand(len(latents), -1, -1),
-            added_cond_kwargs={"image_embeds": [source_embeds[:, None]]},
-            return_dict=False,
-        )[0]
-
-
-def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32):
-    """The training loss of each image, (B,): the mean squared error of the predicted noise.
-
-    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`.
-    """
-    posterior = DiagonalGaussianDistribution(batch["moments"])
-    latents = (posterior.mean + posterior.std * batch["posterior_noise"]) * scaling_factor
-    noisy = noise_scheduler.add_noise(latents, batch["noise"], batch["timestep"])
-    source_embeds = batch["source_embeds"] * ~batch["dropped"][:, None, None]  # no sound is zeros, for guidance
-    predicted = model(noisy.to(dtype), batch["timestep"], source_embeds.to(dtype), prompt_embeds.to(dtype))
-    if noise_scheduler.config.prediction_type == "v_prediction":
-        target = noise_scheduler.get_velocity(latents, batch["noise"], batch["timestep"])
-    else:
-        target = batch["noise"]
-    return F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
 
 
 def make_model(args, embedding_dim, frozen_dtype):

@@ -36,7 +36,8 @@ if [ -n "$ACCELERATE_CONFIG" ]; then
     launch=(--config_file "$ACCELERATE_CONFIG")
 else
     launch=(--num_processes "$NUM_PROCESSES" --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
-    if [ "$NUM_PROCESSES" -gt 1 ]; then launch+=(--multi_gpu); fi
+    # a free port, so that two trainings can share a machine
+    if [ "$NUM_PROCESSES" -gt 1 ]; then launch+=(--multi_gpu --main_process_port 0); fi
 fi
 accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" \
     --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" --output_dir "$OUTPUT_DIR" \

@@ -62,12 +62,13 @@ class AudioAdapter(ModelMixin, ConfigMixin):
     @classmethod
     def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048):
         """A new adapter for this UNet, in float32; its keys and values start as the text's (paper, stage 2)."""
+        # by keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out
         adapter = cls(
-            [list(layer) for layer in cross_attention_sizes(unet).items()],
-            num_sources,
-            embedding_dim,
-            hidden_dim,
-            unet.config.cross_attention_dim,
+            layers=[list(layer) for layer in cross_attention_sizes(unet).items()],
+            num_sources=num_sources,
+            embedding_dim=embedding_dim,
+            hidden_dim=hidden_dim,
+            cross_attention_dim=unet.config.cross_attention_dim,
         )
         for (name, _), to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
             attention = unet.get_submodule(name)

@@ -15,7 +15,9 @@ MIXED_PRECISION="${MIXED_PRECISION:-no}"      # fp16 or bf16 on a GPU
 NUM_PROCESSES="${NUM_PROCESSES:-1}"           # one for each GPU
 
 source scripts/setup.sh
-accelerate launch --num_processes "$NUM_PROCESSES" --num_machines 1 --mixed_precision "$MIXED_PRECISION" \
-    --dynamo_backend no scripts/train_separator.py --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" \
+launch=(--num_processes "$NUM_PROCESSES" --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
+# a free port, so that two trainings can share a machine
+if [ "$NUM_PROCESSES" -gt 1 ]; then launch+=(--multi_gpu --main_process_port 0); fi
+accelerate launch "${launch[@]}" scripts/train_separator.py --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" \
     --output_dir "$OUTPUT_DIR" --clap "$CLAP" ${FINETUNE:+--finetune "$FINETUNE"} \
     --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" "$@"

@@ -154,6 +154,7 @@ def test_settings_reach_the_pipeline(run, clips, tmp_path):
 def test_two_processes_share_the_clips(clips, tiny_dir, tmp_path):
     # on CPUs `--cpu` would run one process, `--multi_gpu` runs two
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0"]  # a free one
     command += [
         "inference.py",
         "--sd_path",

@@ -19,11 +19,12 @@ from PIL import Image
 
 from macs.cache import FeatureStore
 from macs.data.pairs import Draws, PairedClips, collate, find_pairs
+from macs.denoiser import Denoiser, denoising_losses
 from macs.frozen import CachedClips, audio_features, image_features
 from scripts.benchmarks.pipeline import random_pipeline
 from scripts.benchmarks.timing import DEVICE, interleaved, peak_memory
 from scripts.make_tiny import SCHEDULE
-from train import Denoiser, add_features, denoising_losses
+from train import add_features
 
 IMAGES = 16  # in an optimizer step
 

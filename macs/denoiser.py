@@ -1,0 +1,51 @@
+"""What stage two trains, as one module, and its loss (paper, stage 2)."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import nn
+
+
+class Denoiser(nn.Module):
+    """The UNet with the adapter in it. Only what is trained is registered: so DDP, optimizer and checkpoints see it.
+
+    trainable: "adapter", or "unet" (with the adapter, which is part of it once attached).
+    """
+
+    def __init__(self, unet, adapter, trainable="adapter"):
+        super().__init__()
+        unet.requires_grad_(trainable == "unet").eval()
+        adapter.attach(unet)
+        adapter.requires_grad_(True).train()  # dropout
+        if trainable == "unet":
+            self.unet = unet
+        else:
+            self.adapter, self.frozen = adapter, (unet,)  # a tuple's modules are not registered
+
+    def forward(self, latents, timesteps, source_embeds, prompt_embeds):
+        """latents (B, 4, h, w), timesteps (B,), source_embeds (B, M, D), prompt_embeds (1, 77, D') -> as latents."""
+        unet = self.unet if hasattr(self, "unet") else self.frozen[0]
+        return unet(
+            latents,
+            timesteps,
+            prompt_embeds.expand(len(latents), -1, -1),
+            added_cond_kwargs={"image_embeds": [source_embeds[:, None]]},
+            return_dict=False,
+        )[0]
+
+
+def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32):
+    """The training loss of each image, (B,): the mean squared error of the predicted noise.
+
+    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`.
+    """
+    posterior = DiagonalGaussianDistribution(batch["moments"])
+    latents = (posterior.mean + posterior.std * batch["posterior_noise"]) * scaling_factor
+    noisy = noise_scheduler.add_noise(latents, batch["noise"], batch["timestep"])
+    source_embeds = batch["source_embeds"] * ~batch["dropped"][:, None, None]  # no sound is zeros, for guidance
+    predicted = model(noisy.to(dtype), batch["timestep"], source_embeds.to(dtype), prompt_embeds.to(dtype))
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        target = noise_scheduler.get_velocity(latents, batch["noise"], batch["timestep"])
+    else:
+        target = batch["noise"]
+    return F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
