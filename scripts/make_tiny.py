@@ -1,7 +1,9 @@
 """The embedded model's architecture with untrained weights: python scripts/make_tiny.py --output_dir asset/macs-tiny
 
 A whole MACSPipeline with small parts: 128x128 images, 16x16 latents, its own CLAP, tokenizers, VAE and UNet. Seeded, so
-every machine makes the same.
+every machine makes the same. With --adapter it puts what the two stages trained into a trained model instead:
+
+    python scripts/make_tiny.py --model_dir checkpoints/tiny/model --adapter checkpoints/tiny/generator/adapter
 """
 
 import argparse
@@ -14,7 +16,9 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator  # noqa: E402
+from macs.checkpoints import load_pipeline  # noqa: E402
 from macs.data.soundscapes import CLASSES, make_scene  # noqa: E402
+from macs.training import replace_folder  # noqa: E402
 
 # Stable Diffusion 1.4's noise schedule
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -89,16 +93,11 @@ def make_unet(cross_attention_dim=256):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output_dir", default="asset/macs-tiny")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-
-    torch.manual_seed(args.seed)
+def make_pipeline():
+    """The untrained MACSPipeline."""
     tokenizer, clap_tokenizer = tokenizers()
     unet = make_unet()
-    pipe = MACSPipeline(
+    return MACSPipeline(
         vae=make_vae(),
         text_encoder=make_text_encoder(tokenizer),
         tokenizer=tokenizer,
@@ -109,18 +108,38 @@ def main():
         clap_tokenizer=clap_tokenizer,
         adapter=AudioAdapter.from_unet(unet, embedding_dim=256, hidden_dim=512),
     )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", default="asset/macs-tiny", help="the pipeline (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the untrained weights (default: %(default)s)")
+    parser.add_argument("--adapter", help="adapter that train.py trained; it knows the separator it was trained with")
+    parser.add_argument("--model_dir", help="with --adapter: the pipeline it was trained with (its --sd_path)")
+    args = parser.parse_args()
+    if bool(args.adapter) != bool(args.model_dir):
+        parser.error("--adapter and --model_dir belong together")
+    output_dir = Path(args.output_dir)
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "model_index.json").is_file():
+        parser.error(f"{output_dir}: would be replaced, but is no pipeline (it has no model_index.json)")
+
+    torch.manual_seed(args.seed)
+    pipe = load_pipeline(args.model_dir, args.adapter) if args.adapter else make_pipeline()
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in pipe.components.items()
         if isinstance(part, torch.nn.Module)
     }
-    with pipe.adapter.detached(unet):
-        sizes["unet"] = sum(p.numel() for p in unet.parameters()) / 1e6
+    with pipe.adapter.detached(pipe.unet):
+        sizes["unet"] = sum(p.numel() for p in pipe.unet.parameters()) / 1e6
     for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.separator, pipe.clap, pipe.adapter):
         torch.nn.Module.half(part)
-    pipe.save_pretrained(args.output_dir)
+    partial = output_dir.with_name(output_dir.name + ".partial")
+    pipe.save_pretrained(partial)
+    replace_folder(partial, output_dir)
+    megabytes = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()) / 1e6
     parts = ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items())
-    print(f"{args.output_dir}: {sum(sizes.values()):.1f} M parameters ({parts})")
+    print(f"{args.output_dir}: {megabytes:.1f} MB, {sum(sizes.values()):.1f} M parameters ({parts})")
 
 
 if __name__ == "__main__":

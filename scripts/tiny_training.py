@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from macs.training import replace_folder
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -54,7 +56,7 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
     path, done, start = Path(folder) / f"{name}.pt", 0, time.time()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        saved = torch.load(path, map_location=DEVICE, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["steps"] != steps:
             raise SystemExit(f"{path} is of a training of {saved['steps']} steps, not {steps}: remove it to start anew")
         for part, value in state.items():
@@ -81,3 +83,10 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
     model.load_state_dict(average.module.state_dict())
     model.eval()
     print(f"{name}: steps {done} to {steps} in {(time.time() - start) / 60:.1f} min")
+
+
+def save_part(part, model_dir, name):
+    """Puts a trained part, in half precision, into the pipeline's folder in place of the one there, all at once."""
+    partial = Path(model_dir) / f"{name}.partial"
+    nn.Module.half(part).save_pretrained(partial)
+    replace_folder(partial, Path(model_dir) / name)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from macs import ClapEncoder
 from macs.data.soundscapes import CLASSES, caption, make_scene
 from macs.data.synthesis import noise
-from scripts.tiny_training import DEVICE, fresh_batches, train
+from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
 
 def captioned_clip(seed, index):
@@ -84,7 +84,7 @@ def main():
             [(clap.encode_audio(part.to(DEVICE)) @ texts.T).argmax(1).cpu() for part in clips.split(32)]
         )
     right = np.mean([CLASSES[n] == scene.labels[0] for n, scene in zip(nearest.tolist(), scenes, strict=True)])
-    torch.nn.Module.half(clap).save_pretrained(Path(args.model_dir) / "clap")
+    save_part(clap, args.model_dir, "clap")
     print(f"clap: names {right:.1%} of {len(scenes)} held-out sources")
 
 

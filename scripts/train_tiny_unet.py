@@ -26,15 +26,15 @@ from transformers import CLIPTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.data.soundscapes import caption, make_scene
-from scripts.tiny_training import DEVICE, Items, train
+from scripts.tiny_training import DEVICE, Items, save_part, train
 from scripts.train_tiny_vae import painting
 
-CHUNK = 1000  # scenes in a file of latents
+CHUNK = 500  # scenes in a file of latents
 
 
 @torch.no_grad()
 def encoded_scenes(vae, count, seed, folder, num_workers):
-    """Means and log-variances (count, 8, 16, 16) of the scenes' latents, kept in folder in files of 1000 scenes.
+    """Means and log-variances (count, 8, 16, 16) of the scenes' latents, kept in folder in files of 500 scenes.
 
     The files lie in a folder named after the VAE's weights: another VAE's latents are never taken for this one's.
     """
@@ -43,15 +43,16 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in tqdm(range(0, count, CHUNK), desc="latents"):
-        path = folder / f"latents-{seed}-{start:07d}.safetensors"
+        stop = min(start + CHUNK, count)
+        path = folder / f"latents-{seed}-{start}-{stop}.safetensors"
         if not path.exists():
-            items = Items(partial(painting, "train", seed), start, start + CHUNK)
+            items = Items(partial(painting, "train", seed), start, stop)
             loader = DataLoader(items, 50, num_workers=num_workers)
             moments = torch.cat([vae.encode(batch.to(DEVICE)).latent_dist.parameters.cpu() for batch in loader])
             save_file({"moments": moments.half().contiguous()}, f"{path}.new")
             os.replace(f"{path}.new", path)
         chunks.append(load_file(path)["moments"])
-    return torch.cat(chunks)[:count]
+    return torch.cat(chunks)
 
 
 def main():
@@ -121,7 +122,7 @@ def main():
     images = pipe(prompts, height=128, width=128, num_inference_steps=20, generator=torch.manual_seed(args.seed)).images
     make_image_grid(images, 2, 8).save(output_dir / "unet.png")
     for name, part in parts.items():
-        part.half().save_pretrained(Path(args.model_dir) / name)
+        save_part(part, args.model_dir, name)
     print(f"unet: see {output_dir / 'unet.png'}: " + "; ".join(prompts))
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.data.soundscapes import make_scene
-from scripts.tiny_training import DEVICE, fresh_batches, train
+from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
 
 def painting(split, seed, index):
@@ -83,7 +83,7 @@ def main():
     images = torch.stack([painting("val", args.seed, index) for index in range(256)])
     deviation, decoded = latent_statistics(vae, images)
     vae.register_to_config(scaling_factor=1 / deviation)
-    vae.half().save_pretrained(Path(args.model_dir) / "vae")
+    save_part(vae, args.model_dir, "vae")
     psnr = -10 * ((decoded - images) / 2).square().mean((1, 2, 3)).log10()
     pairs = [to_pil(image) for pair in zip(images[:16], decoded[:16], strict=True) for image in pair]
     make_image_grid(pairs, 4, 8).save(Path(args.output_dir) / "vae.png")

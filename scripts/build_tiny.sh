@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# From nothing to the embedded model, OUTPUT_DIR, by the code that trains at full size: a small VAE, CLAP and
+# text-to-image UNet stand for Stable Diffusion and CLAP; then stage one, stage two, and what it is measured with: the
+# baseline that hears the mixture as a whole, and the judge. Call it again after an interruption: it goes on where it was.
+# Edit the variables, or set some for a single run: VAE_SCENES=320 UNET_STEPS=60 WORK_DIR=/tmp/try bash scripts/build_tiny.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+OUTPUT_DIR="${OUTPUT_DIR:-asset/macs-tiny}"        # receives the finished model; an earlier one is replaced
+WORK_DIR="${WORK_DIR:-checkpoints/tiny}"           # all that is made on the way; evaluate_tiny.py reads it
+SEED="${SEED:-0}"
+NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"  # processes that synthesise, paint and read
+MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: bf16 on a GPU, no on a CPU
+
+# Budgets: scenes that are made on the way and met once (VAE, CLAP, judge) ...
+VAE_SCENES="${VAE_SCENES:-64000}"
+VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-16}"
+CLAP_SCENES="${CLAP_SCENES:-64000}"
+CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-64}"
+UNET_SCENES="${UNET_SCENES:-40000}"                # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
+UNET_STEPS="${UNET_STEPS:-12000}"
+UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-64}"
+JUDGE_SCENES="${JUDGE_SCENES:-20000}"
+# ... and scenes written to WORK_DIR/data (0.3 MB each), which both stages read in every epoch
+SCENES="${SCENES:-10000}"
+SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-10}"
+SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
+SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-16}"
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-30}"         # the baseline gets the same budget
+GENERATOR_LR="${GENERATOR_LR:-5e-4}"
+GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-64}"
+
+if [ $# -gt 0 ]; then echo "build_tiny.sh takes variables, no arguments, but got: $*" >&2; exit 2; fi
+source scripts/setup.sh
+if [ -z "$MIXED_PRECISION" ]; then
+    MIXED_PRECISION="$(python -c 'import torch; print("bf16" if torch.cuda.is_available() else "no")')"
+fi
+bf16=(); if [ "$MIXED_PRECISION" = bf16 ]; then bf16=(--bf16); fi
+model="$WORK_DIR/model" data="$WORK_DIR/data" separator="$WORK_DIR/separator/separator" identity="$WORK_DIR/identity"
+mkdir -p "$WORK_DIR/done"
+
+# step NAME COMMAND...: runs it unless it is done, and says how long it took
+step() {
+    local name="$1" done="$WORK_DIR/done/$1" start=$SECONDS
+    shift
+    if [ -e "$done" ] && [ "$(cat "$done")" != "$*" ]; then
+        echo "$WORK_DIR holds the step '$name' made by another command:" >&2
+        diff -U0 "$done" <(echo "$*") >&2 || true
+        echo "Set the variables as they were, or another WORK_DIR." >&2
+        exit 1
+    fi
+    if [ -e "$done" ]; then
+        echo "== $name: done before"
+        return
+    fi
+    echo "== $name: $*"
+    "$@"
+    echo "$*" >"$done.new"
+    mv "$done.new" "$done"
+    echo "== $name: $((SECONDS - start)) s" | tee -a "$WORK_DIR/times.txt"
+}
+
+# resuming FOLDER COMMAND...: goes on from the last checkpoint there, if there is one
+resuming() {
+    local folder="$1"
+    shift
+    if compgen -G "$folder/checkpoints/step-*[0-9]" >/dev/null; then set -- "$@" --resume latest; fi
+    "$@" --output_dir "$folder"
+}
+
+# What stands for Stable Diffusion and CLAP; each trainer puts its part into the folder of the model
+tiny=(--model_dir "$model" --output_dir "$WORK_DIR" --seed "$SEED" --num_workers "$NUM_WORKERS" "${bf16[@]}")
+step model python scripts/make_tiny.py --output_dir "$model" --seed "$SEED"
+step vae python scripts/train_tiny_vae.py --scenes "$VAE_SCENES" --batch_size "$VAE_BATCH_SIZE" "${tiny[@]}"
+step clap python scripts/train_tiny_clap.py --scenes "$CLAP_SCENES" --batch_size "$CLAP_BATCH_SIZE" "${tiny[@]}"
+step unet python scripts/train_tiny_unet.py --scenes "$UNET_SCENES" --steps "$UNET_STEPS" \
+    --batch_size "$UNET_BATCH_SIZE" "${tiny[@]}"
+
+# The two stages of the paper, and stage two once more without separation: of one signal, mixture consistency makes the
+# mixture itself, whatever the weights, so a separator with M = 1 is the identity
+scenes=(python scripts/make_soundscapes.py --data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --test 64)
+launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
+both=(--data_dir "$data" --dataset_name Soundscapes --seed "$SEED" --num_workers "$NUM_WORKERS"
+    --gradient_accumulation_steps 1 --checkpointing_steps 500)
+stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --epochs "$GENERATOR_EPOCHS"
+    --lr "$GENERATOR_LR" --batch_size "$GENERATOR_BATCH_SIZE" "${both[@]}")
+step stems "${scenes[@]}" --train 0 --stems
+step scenes "${scenes[@]}" --train "$SCENES"
+step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separator.py --clap "$model" --channels 16 \
+    --validation_set test --validation_clips 64 --epochs "$SEPARATOR_EPOCHS" --lr "$SEPARATOR_LR" \
+    --batch_size "$SEPARATOR_BATCH_SIZE" "${both[@]}"
+step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" --separator "$separator"
+step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
+step baseline resuming "$WORK_DIR/baseline" "${launch[@]}" "${stage_two[@]}" --separator "$identity" --M 1
+
+step judge python scripts/train_judge.py --output_dir "$WORK_DIR/judge" --scenes "$JUDGE_SCENES" --seed "$SEED" \
+    --num_workers "$NUM_WORKERS"
+step assemble python scripts/make_tiny.py --adapter "$WORK_DIR/generator/adapter" --model_dir "$model" \
+    --output_dir "$OUTPUT_DIR"
+echo "Hear it: SD_PATH=$OUTPUT_DIR bash inference.sh"
+echo "Measure it: python scripts/evaluate_tiny.py --model_dir $OUTPUT_DIR --work_dir $WORK_DIR"
