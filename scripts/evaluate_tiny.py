@@ -28,7 +28,6 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.cache import fingerprint
-
 from macs.checkpoints import CheckpointError, load_pipeline, weight_files
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.evaluation import frechet_distance
