@@ -7,50 +7,54 @@ import torch.nn.functional as F
 
 
 class _CentredGram(torch.autograd.Function):
-    """Inner products of zero-mean signals: (B, M, T), (B, K, T) -> (B, M + K, M + K) in float64, of both together.
+    """Inner products of zero-mean signals: (B, M, T), K times (B, T) -> (B, M + K, M + K) in float64, of all together.
 
     SI-SDR needs |reference - sum|², a difference of nearly equal energies, hence float64: float32 would err by 1e-3 dB
     at 30 dB, half precision and TF32 (which leave float64 alone) by far more. Block by block over time, so that the
     float64 copy stays in the cache and neither direction keeps more than the waveforms themselves.
     """
 
-    BLOCK = 16384  # fewer, larger products: on few busy cores small ones wait for their threads
+    BLOCK = 8192
 
     @staticmethod
-    def blocks(sources, references):
-        """Yields (slice of time, the signals (B, M + K, length of the slice) in float64, valid until the next)."""
-        dtype = torch.float32 if sources.device.type == "mps" else torch.float64  # MPS has no float64
-        (batch, num_sources, length), num_references = sources.shape, references.shape[1]
-        buffer = sources.new_empty(batch, num_sources + num_references, _CentredGram.BLOCK, dtype=dtype)
+    def blocks(sources, references, dtype):
+        """Yields (slice of time, the signals (B, M + K, length of the slice) in dtype, valid until the next)."""
+        batch, num_sources, length = sources.shape
+        buffer = sources.new_empty(batch, num_sources + len(references), _CentredGram.BLOCK, dtype=dtype)
         for start in range(0, length, _CentredGram.BLOCK):
             block = slice(start, min(start + _CentredGram.BLOCK, length))
             signals = buffer[..., : block.stop - start]
             signals[:, :num_sources] = sources[..., block]
-            signals[:, num_sources:] = references[..., block]
+            for k, reference in enumerate(references, num_sources):
+                signals[:, k] = reference[..., block]
             yield block, signals
 
     @staticmethod
-    def forward(ctx, sources, references):
+    def forward(ctx, sources, *references):
         gram, total = 0, 0
-        for _, signals in _CentredGram.blocks(sources, references):
+        dtype = torch.float32 if sources.device.type == "mps" else torch.float64  # MPS has no float64
+        for _, signals in _CentredGram.blocks(sources, references, dtype):
             gram = gram + signals @ signals.mT
             total = total + signals.sum(-1, keepdim=True)
         mean = total / sources.shape[-1]
-        ctx.save_for_backward(sources, references, mean)
+        ctx.save_for_backward(mean, sources, *references)
         return gram - total @ mean.mT
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        sources, references, mean = ctx.saved_tensors
-        num_sources = sources.shape[1]
-        rows = slice(None) if ctx.needs_input_grad[1] else slice(num_sources)
+        mean, sources, *references = ctx.saved_tensors
+        num_sources, needed = sources.shape[1], any(ctx.needs_input_grad[1:])
+        rows = slice(None) if needed else slice(num_sources)
         grad = (grad + grad.mT)[:, rows]  # d<x_i, x_j> = <dx_i, x_j> + <x_i, dx_j>
-        offset = grad @ mean
+        dtype = torch.promote_types(sources.dtype, torch.float32)  # no small difference is left to be taken
+        grad, offset = grad.to(dtype), (grad @ mean).to(dtype)
         grads = sources.new_empty(*grad.shape[:2], sources.shape[-1])
-        for block, signals in _CentredGram.blocks(sources, references):
+        for block, signals in _CentredGram.blocks(sources, references, dtype):
             grads[..., block] = torch.baddbmm(offset, grad, signals, beta=-1)
-        return grads.split((num_sources, references.shape[1]), dim=1) if ctx.needs_input_grad[1] else (grads, None)
+        if not needed:
+            return grads, *(None for _ in references)
+        return grads[:, :num_sources], *grads[:, num_sources:].unbind(1)
 
 
 def assignments(num_sources, num_references, device=None):
@@ -62,19 +66,21 @@ def assignments(num_sources, num_references, device=None):
 def assignment_si_sdr(sources, references, eps=1e-8):
     """Zero-mean SI-SDR (Le Roux et al., 2019) of every way to share M signals out among K references.
 
-    sources (B, M, T), references (B, K, T). Returns (B, K**M, K) in dB and float64: the SI-SDR of each reference with
-    the sum of the signals given to it, in the order of `assignments`. A reference given nothing has about 0 dB.
+    sources (B, M, T), references (B, K, T) or a sequence of K (B, T). Returns (B, K**M, K) in dB and float64: the
+    SI-SDR of each reference with the sum of the signals given to it, in the order of `assignments`. A reference given
+    nothing has about 0 dB.
     The waveforms are read once, for the Gram matrix of all M + K signals; the K**M sums live in that small space.
     """
-    if sources.ndim != 3 or references.ndim != 3 or sources.shape[::2] != references.shape[::2]:
+    references = references.unbind(1) if isinstance(references, torch.Tensor) else tuple(references)
+    if sources.ndim != 3 or any(reference.shape != sources.shape[::2] for reference in references):
         raise ValueError(
-            "Expected sources (B, M, T) and references (B, K, T) of one B and T, got sources "
-            f"{tuple(sources.shape)}, references {tuple(references.shape)}."
+            f"Expected sources (B, M, T) and references (B, T) of one B and T, got sources {tuple(sources.shape)}, "
+            f"references {', '.join(str(tuple(reference.shape)) for reference in references)}."
         )
     num_sources = sources.shape[1]
-    gram = _CentredGram.apply(sources, references)
+    gram = _CentredGram.apply(sources, *references)
     source_gram, cross = gram[:, :num_sources, :num_sources], gram[:, num_sources:, :num_sources]
-    given = assignments(num_sources, references.shape[1], gram.device).to(gram.dtype)
+    given = assignments(num_sources, len(references), gram.device).to(gram.dtype)
     estimate_energy = torch.einsum("akm,bmn,akn->bak", given, source_gram, given)
     product = torch.einsum("akm,bkm->bak", given, cross)  # <sum, reference>
     reference_energy = gram.diagonal(dim1=1, dim2=2)[:, None, num_sources:]
@@ -92,7 +98,7 @@ def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
     -SI-SDR(mixture_1, its sum) - SI-SDR(mixture_2, its sum) in dB, mean over B, in the dtype of the sources.
     Cost: one pass over the waveforms; the 2**M - 1 assignments are scored in M x M Gram space.
     """
-    si_sdr = assignment_si_sdr(sources, torch.stack([mixture_1, mixture_2], dim=1), eps)
+    si_sdr = assignment_si_sdr(sources, [mixture_1, mixture_2], eps)
     si_sdr = si_sdr[:, :-1]  # but not the one with nothing for mixture 1
     return -si_sdr.sum(-1).amax(1).mean().to(sources.dtype)
 
