@@ -194,28 +194,42 @@ def open_generator(unet_config, mlp_path, unet_path, num_sources=6):
     return unet.eval(), adapter.eval()
 
 
+def open_stable_diffusion(sd_path, dtype=torch.float32, **kwargs):
+    """The components of Stable Diffusion, with the paper's sampler (DPM-Solver++ multistep). Raises CheckpointError.
+
+    kwargs: go to `StableDiffusionPipeline.from_pretrained`; without a `safety_checker` among them none is loaded.
+    """
+    kwargs = {"safety_checker": None, "requires_safety_checker": False} | kwargs
+    try:
+        components = StableDiffusionPipeline.from_pretrained(sd_path, dtype=dtype, **kwargs).components
+    except OSError as error:
+        raise CheckpointError(
+            f"{sd_path}: cannot be opened as Stable Diffusion ({str(error).splitlines()[0]})"
+        ) from error
+    components["scheduler"] = DPMSolverMultistepScheduler.from_config(components["scheduler"].config)
+    return components
+
+
 def open_released(sd_path, pt_path, dataset_name, num_sources=6, dtype=torch.float32, **kwargs):
     """The components of a MACSPipeline out of Stable Diffusion and the authors' three files.
 
     sd_path: folder or hub id of Stable Diffusion 1.4 (`CompVis/stable-diffusion-v1-4`); its UNet is not read.
     pt_path: folder or hub id (`alxzzz/MACS`) with `separator_FSD50K_full.pt`, `<dataset_name>_mlp.pt`,
-    `<dataset_name>_unet.pt`. num_sources: M of the files. dtype: of the generator. kwargs: go to
-    `StableDiffusionPipeline.from_pretrained`; without a `safety_checker` among them none is loaded.
-    Raises CheckpointError.
+    `<dataset_name>_unet.pt`. num_sources: M of the files. dtype: of the generator. kwargs: see
+    `open_stable_diffusion`. Raises CheckpointError.
     """
+    separator_path = _find(pt_path, "separator_FSD50K_full.pt")
     mlp_path = _find(pt_path, f"{dataset_name}_mlp.pt")
     unet_path = _find(pt_path, f"{dataset_name}_unet.pt")
-    separator, clap = open_separator(_find(pt_path, "separator_FSD50K_full.pt"), num_sources)
-    unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
+    try:
+        unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
+    except (OSError, HFValidationError) as error:
+        raise CheckpointError(f"{sd_path}: no Stable Diffusion there ({str(error).splitlines()[0]})") from error
+    separator, clap = open_separator(separator_path, num_sources)
     unet, adapter = open_generator(unet_config, mlp_path, unet_path, num_sources)
     if dtype != torch.float32:  # the dtype of the files
         unet, adapter = unet.to(dtype), adapter.to(dtype)
-    kwargs.setdefault("safety_checker", None)
-    stable_diffusion = StableDiffusionPipeline.from_pretrained(
-        sd_path, unet=unet, dtype=dtype, requires_safety_checker=False, **kwargs
-    )
-    components = stable_diffusion.components
-    components["scheduler"] = DPMSolverMultistepScheduler.from_config(components["scheduler"].config)
+    components = open_stable_diffusion(sd_path, dtype, unet=unet, **kwargs)
     return components | {"separator": separator, "clap": clap, "adapter": adapter}
 
 
@@ -296,12 +310,7 @@ def open_trained(sd_path, adapter_path, num_sources=6, dtype=torch.float32):
     audio = {"separator": separator, "clap": clap, "adapter": AudioAdapter.from_pretrained(adapter_path, dtype=dtype)}
     if _is_macs(sd_path):
         return MACSPipeline.from_pretrained(sd_path, dtype=dtype, **audio)
-    stable_diffusion = StableDiffusionPipeline.from_pretrained(
-        sd_path, dtype=dtype, safety_checker=None, requires_safety_checker=False
-    )
-    components = stable_diffusion.components
-    components["scheduler"] = DPMSolverMultistepScheduler.from_config(components["scheduler"].config)
-    return MACSPipeline(**components, **audio)
+    return MACSPipeline(**open_stable_diffusion(sd_path, dtype), **audio)
 
 
 def export_released(unet, adapter, folder, dataset_name):

@@ -78,9 +78,7 @@ class FrozenModels:
     @functools.cached_property
     def image_store(self):
         """The cache's place of the latent moments: (2, 2C, h, w) for each frame and its mirror image."""
-        return FeatureStore(
-            self.args.cache_dir, self.args.data_dir, "image", {"sizes": self.sizes}, self.files("vae")
-        )
+        return FeatureStore(self.args.cache_dir, self.args.data_dir, "image", {"sizes": self.sizes}, self.files("vae"))
 
     def prompt_embeds(self):
         """The text embedding of the empty prompt, (1, 77, D)."""

@@ -2,7 +2,7 @@
 # From nothing to the embedded model, OUTPUT_DIR, by the code that trains at full size: a small VAE, CLAP and
 # text-to-image UNet stand for Stable Diffusion and CLAP; then stage one, stage two, and what it is measured with: the
 # baseline that hears the mixture as a whole, and the judge. Call it again after an interruption: it goes on where it was.
-# Edit the variables, or set some for a single run: VAE_SCENES=320 UNET_STEPS=60 WORK_DIR=/tmp/try bash scripts/build_tiny.sh
+# Edit the variables, or set some for a single run: VAE_SCENES=320 UNET_STEPS=60 WORK_DIR=trial bash scripts/build_tiny.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -244,3 +244,11 @@ def test_what_the_paths_may_be(tiny_dir, small_sd, tmp_path):
         load_pipeline(tiny_dir, tmp_path)
     with pytest.raises(CheckpointError, match="M = 4, but it has 6"):
         load_pipeline(tiny_dir, num_sources=4)
+
+
+@pytest.mark.slow
+def test_no_stable_diffusion_there(released):
+    with pytest.raises(CheckpointError, match="nothing: no Stable Diffusion there"):
+        MACSPipeline.from_released(released / "nothing", released, "LLP")
+    with pytest.raises(CheckpointError, match="Mine_mlp.pt: no such file; the folder holds LLP_mlp.pt"):
+        MACSPipeline.from_released(released / "nothing", released, "Mine")

@@ -10,16 +10,43 @@ LABEL_COLUMNS = ("labels", "event_labels")
 # Nodes of the AudioSet ontology that gather sounds instead of naming one, so that «The sound of <node>» tells CLAP
 # nothing. First those which ontology.json (github.com/audioset/ontology, v1) restricts as "abstract"; written from
 # knowledge of it, and for the ones among FSD50K's labels checked: none of them is one of AudioSet's 527 rated classes.
-ABSTRACT_LABELS = frozenset({
-    "human sounds", "human voice", "respiratory sounds", "human locomotion", "digestive", "human group actions",
-    "sounds of things", "domestic sounds and home sounds", "miscellaneous sources", "specific impact sounds",
-    "natural sounds", "source-ambiguous sounds", "generic impact sounds", "surface contact", "deformable shell",
-    "onomatopoeia", "other sourceless", "channel and environment and background", "acoustic environment",
-    "sound reproduction", "music genre", "musical concepts", "music role", "music mood",
-    # and the families of its two upper levels, which are rated but are containers all the same
-    "animal", "domestic animals and pets", "livestock and farm animals and working animals", "wild animals",
-    "music", "musical instrument", "vehicle", "mechanisms",
-})
+ABSTRACT_LABELS = frozenset(
+    {
+        "human sounds",
+        "human voice",
+        "respiratory sounds",
+        "human locomotion",
+        "digestive",
+        "human group actions",
+        "sounds of things",
+        "domestic sounds and home sounds",
+        "miscellaneous sources",
+        "specific impact sounds",
+        "natural sounds",
+        "source-ambiguous sounds",
+        "generic impact sounds",
+        "surface contact",
+        "deformable shell",
+        "onomatopoeia",
+        "other sourceless",
+        "channel and environment and background",
+        "acoustic environment",
+        "sound reproduction",
+        "music genre",
+        "musical concepts",
+        "music role",
+        "music mood",
+        # and the families of its two upper levels, which are rated but are containers all the same
+        "animal",
+        "domestic animals and pets",
+        "livestock and farm animals and working animals",
+        "wild animals",
+        "music",
+        "musical instrument",
+        "vehicle",
+        "mechanisms",
+    }
+)
 PADDING = "Noise"
 
 
@@ -40,8 +67,10 @@ def read_labels(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such label file. Expected a CSV with the columns fname and labels, or "
-                                "filename and event_labels.")
+        raise FileNotFoundError(
+            f"{path}: no such label file. Expected a CSV with the columns fname and labels, or "
+            "filename and event_labels."
+        )
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
@@ -50,13 +79,17 @@ def read_labels(path):
         id_column = next((name for name in ID_COLUMNS if name in columns), None)
         label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
         if id_column is None or label_column is None:
-            raise ValueError(f"{path}: expected the columns fname and labels (FSD50K), or filename and event_labels "
-                             f"(LLP, AudioSet, Landscape), but the first line has {columns}.")
+            raise ValueError(
+                f"{path}: expected the columns fname and labels (FSD50K), or filename and event_labels "
+                f"(LLP, AudioSet, Landscape), but the first line has {columns}."
+            )
         labels = {}
         for row in rows:
             if not row[id_column] or row[label_column] is None:
-                raise ValueError(f"{path}, line {rows.line_num}: expected {len(columns)} columns {columns}, "
-                                 f"got {[value for value in row.values() if value is not None]}.")
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected {len(columns)} columns {columns}, "
+                    f"got {[value for value in row.values() if value is not None]}."
+                )
             names = labels.setdefault(row[id_column], [])
             names += [name for name in label_names(row[label_column]) if name not in names]
     return labels
