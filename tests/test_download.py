@@ -450,7 +450,7 @@ def test_sound_only_and_videos_of_an_earlier_copy(tmp_path, landscape, videos):
 
 
 SLOW = """
-import shutil, sys, time
+import shutil, signal, sys, time
 sys.path.insert(0, {root!r})
 from download import download_landscape
 
@@ -462,6 +462,7 @@ def slow(clip, folder, **options):
     return folder / "segment.mp4"
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     sys.exit(download_landscape.main(sys.argv[1:], slow))
 """
 
@@ -479,7 +480,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path, landscape, videos, blow):
             [sys.executable, script, *landscape, "--workers", "3"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
 
-    process = start(0.05)
+    process = start(0.3)  # seconds for a clip: time enough for the blow, however busy the machine is
     deadline = time.monotonic() + 60
     while len(read_journal(journal)[0]) < 5:
         assert time.monotonic() < deadline and process.poll() is None
