@@ -13,14 +13,15 @@ class MACSPipeline(StableDiffusionPipeline):
 
     A `StableDiffusionPipeline` with three components more: `separator` (mixture -> M signals), `clap` (signals ->
     embeddings) and `adapter` (embeddings -> tokens and their keys and values in the UNet, an IP-Adapter). All its
-    methods work: schedulers, LoRA, offloading, `save_pretrained`, `push_to_hub`. Other pipelines hear too:
+    methods work: schedulers, LoRA, `save_pretrained`, `push_to_hub`. Other pipelines hear too:
     `StableDiffusionImg2ImgPipeline.from_pipe(pipe)` with `ip_adapter_image_embeds=pipe.audio_condition(embeddings)`.
 
     `clap_tokenizer` is needed for text embeddings only (training the separator).
     """
 
-    model_cpu_offload_seq = "separator->clap->text_encoder->unet->vae"
-    _exclude_from_cpu_offload = ["adapter", "safety_checker"]  # the adapter's layers move with the UNet they sit in
+    # Small beside the UNet, and CLAP is not called by its forward, which offloading hooks into. The adapter's layers
+    # move with the UNet they sit in.
+    _exclude_from_cpu_offload = ["separator", "clap", "adapter", "safety_checker"]
     _optional_components = ["clap_tokenizer", "safety_checker", "feature_extractor", "image_encoder"]
 
     def __init__(

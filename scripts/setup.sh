@@ -9,7 +9,9 @@ if command -v python >/dev/null && satisfied python; then
 else
     PYTHON=.venv/bin/python
     if [ ! -x "$PYTHON" ]; then
-        base="$(command -v python3 || command -v python)" || { echo "No Python found: install 3.10 or newer." >&2; exit 1; }
+        base="$(command -v python3 || command -v python)" || { echo "No Python found: install 3.11 or newer." >&2; exit 1; }
+        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+            || { echo "$base is $("$base" -V 2>&1): Python 3.11 or newer is needed." >&2; exit 1; }
         echo "Making .venv ..."
         "$base" -m venv .venv || { echo "Could not make .venv (on Debian: apt install python3-venv)." >&2; exit 1; }
     fi
