@@ -5,7 +5,6 @@ ground-truth frames, with the one image generated for it; the z-scores hold each
 with all the other clips' images. Everything is weighted by clips, so one pass serves the estimate and all resamples.
 """
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
+
+from macs.data.pairs import FRAME
 
 MEASURES = ("fid", "clip_fid", "kid", "ais", "ais_z", "iis", "iis_z")
 NAMES = {
@@ -37,7 +38,6 @@ PAPER = {
 }
 PAPER = {name: {m: dict(zip(MEASURES, row, strict=True)) for m, row in rows.items()} for name, rows in PAPER.items()}
 
-FRAME = re.compile(r"(.+)_frame_\d+")
 SPREAD = 1e-6  # deviation of cosines below which they are equal up to float32 features, and a z-score is undefined
 
 

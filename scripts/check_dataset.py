@@ -7,7 +7,6 @@ Reads every wav and decodes every picture. Exit code 1 if there is anything to p
 
 import argparse
 import os
-import re
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -23,11 +22,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.journal import read_journal
 from macs.audio import SILENCE, AudioError, read_audio
+from macs.data.pairs import FRAME
 from scripts.dataset_figure import bytes_text, draw_report
 from scripts.extract_frames import labels_by_video
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
-FRAME_NAME = re.compile(r"(.+)_frame_(\d+)$")
 MIN_SECONDS = 1.0
 MIN_PIXELS = 64     # of the shorter side
 MAX_LISTED = 20     # problems of one kind
@@ -92,7 +91,7 @@ def check_part(name, audio_dir, image_dir, problems, workers):
         results = pool.map(check_picture, pictures)
         for path, (size, problem) in zip(pictures, tqdm(results, f"{name} pictures", len(pictures)), strict=True):
             part.bytes += path.stat().st_size
-            if match := FRAME_NAME.match(path.stem):
+            if match := FRAME.fullmatch(path.stem):
                 part.frames[match[1]].append(int(match[2]))
             else:
                 problems.append(("names", path, "expected <id>_frame_<second>.jpg"))

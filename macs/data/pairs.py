@@ -17,6 +17,7 @@ from macs.data.buckets import BUCKETS, LANDSCAPE
 
 # Training sizes by set; a folder of any other name has the buckets too
 DATASETS = {"LLP": BUCKETS, "AudioSet": BUCKETS, "Landscape": LANDSCAPE}
+FRAME = re.compile(r"(.+)_frame_(\d+)", re.DOTALL)  # a frame's name without its suffix: the id, and the number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ATTEMPTS = 100  # pairs in a row that may fail to be read before it is the disk that is wrong
 
@@ -57,7 +58,7 @@ def find_pairs(data_dir, dataset_name, data_set="train"):
     recordings = {path.stem: path for path in reversed(found["audio"])}
     pairs, without_recording = [], []
     for image in found["image"]:
-        frame = re.fullmatch(r"(.+)_frame_\d+", image.stem, re.DOTALL)
+        frame = FRAME.fullmatch(image.stem)
         clip_id = image.stem if image.stem in recordings or not frame else frame[1]
         if clip_id in recordings:
             pairs.append(Pair(clip_id, recordings[clip_id], image))
