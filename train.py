@@ -70,6 +70,7 @@ def parse_args(arguments=None):
     )
     parser.add_argument("--drop_rate", type=float, default=0.1, help="share of samples without sound, for guidance")
     parser.add_argument("--clip_grad", type=float, default=1.0, help="largest gradient value (norm under FSDP)")
+    parser.add_argument("--snr_gamma", type=float, help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
     parser.add_argument("--gradient_checkpointing", action="store_true", help="less memory, about a third slower")
     parser.add_argument("--ema", type=float, default=0.0, help="decay of a running mean of the weights, e.g. 0.9999")
     parser.add_argument("--validation_steps", type=int, default=500, help="optimizer steps between figures; 0: none")
@@ -224,7 +225,7 @@ def train(args):
     accelerator.print(f"{sum(p.numel() for p in trained) / 1e6:.1f} M parameters are trained ({args.trainable})")
 
     names = ["dataset_name", "M", "trainable", "num_crops", "drop_rate", "ema", "epochs", "lr", "batch_size"]
-    names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad"]
+    names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad", "snr_gamma"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {"frames": len(dataset), "sizes": counts, "processes": accelerator.num_processes}
     settings |= {"mixed_precision": accelerator.mixed_precision}
@@ -246,7 +247,7 @@ def train(args):
             with accelerator.accumulate(model):
                 batch = add_features(batch, frozen)
                 losses = denoising_losses(
-                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half
+                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma
                 )
                 loss = losses.sum() / images
                 # accelerate divides by the micro-batches and the processes

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.training_utils import compute_snr
 from torch import nn
 
 
@@ -34,8 +35,11 @@ class Denoiser(nn.Module):
         )[0]
 
 
-def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32):
+def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32, snr_gamma=None):
     """The training loss of each image, (B,): the mean squared error of the predicted noise.
+
+    snr_gamma: weights it by min(SNR, gamma) / SNR (Hang et al., 2023), so that the fine grain of the least noisy
+    timesteps does not make up most of the loss.
 
     batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`.
     """
@@ -48,4 +52,9 @@ def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_facto
         target = noise_scheduler.get_velocity(latents, batch["noise"], batch["timestep"])
     else:
         target = batch["noise"]
-    return F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    losses = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    if snr_gamma is not None:
+        snr = compute_snr(noise_scheduler, batch["timestep"])
+        velocity = noise_scheduler.config.prediction_type == "v_prediction"
+        losses = losses * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr)
+    return losses

@@ -10,31 +10,30 @@ OUTPUT_DIR="${OUTPUT_DIR:-asset/macs-tiny}"        # receives the finished model
 WORK_DIR="${WORK_DIR:-checkpoints/tiny}"           # all that is made on the way; evaluate_tiny.py reads it
 SEED="${SEED:-0}"
 NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"  # processes that synthesise, paint and read
-MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: bf16 on a GPU, no on a CPU
+MIXED_PRECISION="${MIXED_PRECISION:-bf16}"         # no where bfloat16 is slow: CPUs without AVX512-BF16 or AMX
 
 # Budgets: scenes that are made on the way and met once (VAE, CLAP, judge) ...
-VAE_SCENES="${VAE_SCENES:-64000}"
-VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-16}"
-CLAP_SCENES="${CLAP_SCENES:-64000}"
-CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-64}"
-UNET_SCENES="${UNET_SCENES:-40000}"                # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
-UNET_STEPS="${UNET_STEPS:-12000}"
-UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-64}"
+VAE_SCENES="${VAE_SCENES:-16000}"
+VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-8}"
+CLAP_SCENES="${CLAP_SCENES:-9000}"
+CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-32}"
+UNET_SCENES="${UNET_SCENES:-10000}"                # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
+UNET_STEPS="${UNET_STEPS:-5000}"
+UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-32}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
-# ... and scenes written to WORK_DIR/data (0.3 MB each), which both stages read in every epoch
-SCENES="${SCENES:-10000}"
-SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-10}"
+# ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of
+# FSD50K, and scenes of one to three for stage two (0.3 MB each)
+CLIPS="${CLIPS:-1000}"
+SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-5}"
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
-SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-16}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-30}"         # the baseline gets the same budget
-GENERATOR_LR="${GENERATOR_LR:-5e-4}"
-GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-64}"
+SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
+SCENES="${SCENES:-2000}"
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-15}"         # the baseline gets the same budget
+GENERATOR_LR="${GENERATOR_LR:-1e-3}"
+GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
 if [ $# -gt 0 ]; then echo "build_tiny.sh takes variables, no arguments, but got: $*" >&2; exit 2; fi
 source scripts/setup.sh
-if [ -z "$MIXED_PRECISION" ]; then
-    MIXED_PRECISION="$(python -c 'import torch; print("bf16" if torch.cuda.is_available() else "no")')"
-fi
 bf16=(); if [ "$MIXED_PRECISION" = bf16 ]; then bf16=(--bf16); fi
 model="$WORK_DIR/model" data="$WORK_DIR/data" separator="$WORK_DIR/separator/separator" identity="$WORK_DIR/identity"
 mkdir -p "$WORK_DIR/done"
@@ -80,15 +79,16 @@ step unet python scripts/train_tiny_unet.py --scenes "$UNET_SCENES" --steps "$UN
 # mixture itself, whatever the weights, so a separator with M = 1 is the identity
 scenes=(python scripts/make_soundscapes.py --data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --test 64)
 launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
-both=(--data_dir "$data" --dataset_name Soundscapes --seed "$SEED" --num_workers "$NUM_WORKERS"
-    --gradient_accumulation_steps 1 --checkpointing_steps 500)
+both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_accumulation_steps 1)
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --epochs "$GENERATOR_EPOCHS"
-    --lr "$GENERATOR_LR" --batch_size "$GENERATOR_BATCH_SIZE" "${both[@]}")
-step stems "${scenes[@]}" --train 0 --stems
+    --lr "$GENERATOR_LR" --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 1 --dataset_name Soundscapes "${both[@]}")
+clips=("${scenes[@]}" --dataset_name Clips --max_sources 2)
+step stems "${clips[@]}" --train 0 --stems
+step clips "${clips[@]}" --train "$CLIPS"
+step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separator.py --dataset_name Clips \
+    --clap "$model" --channels 16 --validation_set test --validation_clips 64 --epochs "$SEPARATOR_EPOCHS" \
+    --lr "$SEPARATOR_LR" --batch_size "$SEPARATOR_BATCH_SIZE" --checkpointing_steps 100 "${both[@]}"
 step scenes "${scenes[@]}" --train "$SCENES"
-step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separator.py --clap "$model" --channels 16 \
-    --validation_set test --validation_clips 64 --epochs "$SEPARATOR_EPOCHS" --lr "$SEPARATOR_LR" \
-    --batch_size "$SEPARATOR_BATCH_SIZE" "${both[@]}"
 step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
 step baseline resuming "$WORK_DIR/baseline" "${launch[@]}" "${stage_two[@]}" --separator "$identity" --M 1

@@ -33,12 +33,12 @@ def tokenizers(vocab_size=1000):
     texts += [f"The sound of {label}" for label in [*CLASSES, "Noise"]]
     clip = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
     roberta = RobertaTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
-    clip.model_max_length = roberta.model_max_length = 77
+    clip.model_max_length, roberta.model_max_length = 32, 77  # a caption has 15 tokens at most
     return clip, roberta
 
 
 def make_clap(tokenizer, projection_dim=256):
-    """A small HTSAT (16 to 128 wide, on the full-size mel input) and a two-layer text model."""
+    """A small HTSAT (48 to 192 wide, on the full-size mel input in patches of 8 x 8) and a two-layer text model."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 128,
@@ -50,8 +50,8 @@ def make_clap(tokenizer, projection_dim=256):
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    audio = {"patch_embeds_hidden_size": 24, "depths": [2, 2, 4, 2], "num_attention_heads": [2, 4, 8, 16]}
-    audio |= {"hidden_size": 8 * audio["patch_embeds_hidden_size"]}
+    audio = {"patch_size": 8, "patch_stride": [8, 8], "depths": [2, 2, 2], "num_attention_heads": [2, 4, 8]}
+    audio |= {"patch_embeds_hidden_size": 48, "hidden_size": 4 * 48}
     return ClapEncoder(ClapConfig(text_config=text, audio_config=audio, projection_dim=projection_dim))
 
 
@@ -74,8 +74,9 @@ def make_vae():
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=[32, 64, 96, 96],
-        norm_num_groups=16,
+        block_out_channels=[16, 32, 64, 128],
+        latent_channels=8,
+        norm_num_groups=4,
         sample_size=128,
     )
 
@@ -83,9 +84,11 @@ def make_vae():
 def make_unet(cross_attention_dim=256):
     return UNet2DConditionModel(
         sample_size=16,
-        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        block_out_channels=[64, 128, 256],
+        in_channels=8,
+        out_channels=8,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        block_out_channels=[64, 128, 192],
         layers_per_block=1,
         attention_head_dim=4,  # the number of heads, by diffusers' naming
         norm_num_groups=16,

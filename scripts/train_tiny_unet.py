@@ -10,15 +10,17 @@ import argparse
 import hashlib
 import os
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers.training_utils import compute_snr
 from diffusers.utils import make_image_grid
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import CLIPTokenizer
@@ -65,6 +67,7 @@ def main():
     parser.add_argument("--steps", type=int, default=12000, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--snr_gamma", type=float, default=1.0, help="of the min-SNR weights (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="painting processes")
@@ -101,20 +104,25 @@ def main():
         timesteps = torch.randint(noise_scheduler.config.num_train_timesteps, (len(texts),), device=DEVICE)
         noisy = noise_scheduler.add_noise(latents, noise, timesteps)
         predicted = unet(noisy, timesteps, text_encoder(tokens).last_hidden_state).sample
-        return F.mse_loss(predicted.float(), noise)
+        losses = (predicted.float() - noise).square().mean((1, 2, 3))
+        snr = compute_snr(noise_scheduler, timesteps)
+        return (losses * snr.clamp(max=args.snr_gamma) / snr).mean()
 
     parts = {"unet": unet, "text_encoder": text_encoder}
-    train(
-        "unet",
-        parts,
-        lambda done: range(done, args.steps),
-        loss_of,
-        args.steps,
-        args.lr,
-        output_dir,
-        args.seed,
-        args.bf16,
-    )
+
+    # a CPU's flash attention is slow at so few tokens: plain products train 1.4 times as fast
+    with sdpa_kernel(SDPBackend.MATH) if DEVICE.type == "cpu" else nullcontext():
+        train(
+            "unet",
+            parts,
+            lambda done: range(done, args.steps),
+            loss_of,
+            args.steps,
+            args.lr,
+            output_dir,
+            args.seed,
+            args.bf16,
+        )
 
     # Pictures of held-out captions
     prompts = [make_scene("val", index, args.seed).caption for index in range(16)]

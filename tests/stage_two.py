@@ -18,8 +18,8 @@ def make_pipeline(folder):
     torch.manual_seed(0)
     tokenizer, clap_tokenizer = make_tiny.tokenizers()
     clap_config = make_tiny.make_clap(clap_tokenizer, projection_dim=32).config.to_dict()
-    audio = clap_config["audio_config"] | {"patch_embeds_hidden_size": 8, "hidden_size": 64, "depths": [1, 1, 1, 1]}
-    audio["num_attention_heads"] = [1, 1, 2, 4]
+    audio = clap_config["audio_config"] | {"patch_embeds_hidden_size": 8, "hidden_size": 32, "depths": [1, 1, 1]}
+    audio["num_attention_heads"] = [1, 2, 4]
     unet = UNet2DConditionModel(
         sample_size=8, down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], block_out_channels=[32, 64], layers_per_block=1,

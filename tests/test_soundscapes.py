@@ -126,3 +126,12 @@ def test_written_files_are_complete_and_resumable(tmp_path):
     write_soundscapes(tmp_path, {"train": 6, "test": 3}, seed=2)
     assert lost.read_bytes() == content and kept.stat().st_mtime_ns == times
     assert (root / "train" / "image" / "train-2-000005_frame_0.jpg").exists()
+
+
+def test_scenes_with_so_many_sources_in_turn(tmp_path):
+    write_soundscapes(tmp_path, {"test": 4}, dataset_name="Clips", max_sources=2)
+    with open(tmp_path / "Clips" / "Clips.csv", newline="") as file:
+        rows = {row["filename"]: row["event_labels"].split(",") for row in csv.DictReader(file)}
+    assert [len(labels) for labels in rows.values()] == [1, 2, 1, 2]
+    written, rate = soundfile.read(tmp_path / "Clips" / "test" / "audio" / "test-0-000003.wav", dtype="float32")
+    assert np.array_equal(written, make_scene("test", 3, num_sources=2).mixture)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.judge import Judge
 from scripts.tiny_training import train
-from scripts.train_tiny_clap import captioned_clip, contrastive_loss
+from scripts.train_tiny_clap import captioned_clip, contrastive_loss, naming_loss
 from scripts.train_tiny_vae import painting, reconstruction_loss
 
 
@@ -45,17 +45,26 @@ def test_contrastive_loss_is_claps_where_no_classes_repeat():
     torch.testing.assert_close(contrastive_loss(audio, text, classes, scale), swapped)
 
 
+def test_naming_loss_asks_for_the_names_of_all_sources():
+    named = F.normalize(torch.randn(4, 8), dim=1)  # three classes and noise
+    audio, scale = F.normalize(torch.stack([named[0] + named[2], named[3]]), dim=1), torch.tensor(2.0)
+    logits = (scale.exp() * audio @ named.T).log_softmax(1)
+    expected = -((logits[0, 0] + logits[0, 2]) / 2 + logits[1, 3]) / 2
+    torch.testing.assert_close(naming_loss(audio, named, torch.tensor([0b101, 0]), scale), expected)
+
+
 def test_captioned_clips_are_what_the_separator_hands_on():
     kinds = set()
-    for index in range(40):
+    for index in range(60):
         clip, text, classes = captioned_clip(0, index)
-        labels, heard = make_scene("train", index).labels, bin(classes).count("1")
+        labels, heard = make_scene("train", index // 2).labels, bin(classes).count("1")
         kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "source")
         assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
         assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
         assert classes or text == "The sound of Noise"
+        assert index % 2 or heard == len(labels)
     assert kinds == {"noise", "mixture", "source"}
-    assert torch.equal(clip, captioned_clip(0, 39)[0])
+    assert torch.equal(clip, captioned_clip(0, 59)[0])
 
 
 def test_reconstruction_loss_prefers_sharp_outlines():

@@ -99,6 +99,9 @@ def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
     latents = 0.5 * (mean + (0.5 * logvar).exp() * batch["posterior_noise"])
     alpha = noise_scheduler.alphas_cumprod[batch["timestep"]][:, None, None, None]
     torch.testing.assert_close(seen["latents"], alpha.sqrt() * latents + (1 - alpha).sqrt() * batch["noise"])
+    weighted = train.denoising_losses(denoiser, noise_scheduler, batch, torch.zeros(1, 77, 32), 0.5, snr_gamma=0.5)
+    snr = (alpha / (1 - alpha)).flatten()
+    torch.testing.assert_close(weighted, losses * torch.minimum(snr, torch.tensor(0.5)) / snr)
     assert not seen["source_embeds"][1].any() and torch.equal(seen["source_embeds"][0], batch["source_embeds"][0])
 
 

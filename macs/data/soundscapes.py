@@ -159,22 +159,32 @@ def write_wav(path, samples):
     soundfile.write(path, (samples * 32768).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _write_number(split, folder, seed, stems, index):
-    write_scene(make_scene(split, index, seed), folder, stems)
+def _numbered_scene(split, index, seed, max_sources):
+    return make_scene(split, index, seed, max_sources and 1 + index % max_sources)
 
 
-def write_soundscapes(data_dir, counts, seed=0, stems=False, num_workers=1):
-    """Writes {split: number of scenes} as DATA_DIR/Soundscapes/{split}/{audio,image} with their labels.
+def _write_number(split, folder, seed, stems, max_sources, index):
+    write_scene(_numbered_scene(split, index, seed, max_sources), folder, stems)
 
-    Soundscapes.csv (filename, event_labels) and captions.csv (filename, caption) list the scenes of this call. Called
-    again it makes only what is missing.
+
+def write_soundscapes(
+    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None
+):
+    """Writes {split: number of scenes} as DATA_DIR/<dataset_name>/{split}/{audio,image} with their labels.
+
+    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn. <dataset_name>.csv (filename,
+    event_labels) and captions.csv (filename, caption) list the scenes of this call. Called again it makes only what is
+    missing.
     """
-    root = Path(data_dir) / "Soundscapes"
+    root = Path(data_dir) / dataset_name
     for split, count in counts.items():
-        write = partial(_write_number, split, root / split, seed, stems)
+        write = partial(_write_number, split, root / split, seed, stems, max_sources)
         process_map(write, range(count), max_workers=num_workers, chunksize=8, desc=f"{split} scenes")
-    scenes = [make_scene(split, index, seed) for split, count in counts.items() for index in range(count)]
-    _write_table(root / "Soundscapes.csv", "event_labels", [(scene.id, ",".join(scene.labels)) for scene in scenes])
+    scenes = [
+        _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)
+    ]
+    table = [(scene.id, ",".join(scene.labels)) for scene in scenes]
+    _write_table(root / f"{dataset_name}.csv", "event_labels", table)
     _write_table(root / "captions.csv", "caption", [(scene.id, scene.caption) for scene in scenes])
 
 
