@@ -10,16 +10,16 @@ OUTPUT_DIR="${OUTPUT_DIR:-asset/macs-tiny}"        # receives the finished model
 WORK_DIR="${WORK_DIR:-checkpoints/tiny}"           # all that is made on the way; evaluate_tiny.py reads it
 SEED="${SEED:-0}"
 NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"  # processes that synthesise, paint and read
-MIXED_PRECISION="${MIXED_PRECISION:-bf16}"         # no where bfloat16 is slow: CPUs without AVX512-BF16 or AMX
+MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: bf16 on GPUs, and CPUs that have it
 
 # Budgets: scenes that are made on the way and met once (VAE, CLAP, judge) ...
-VAE_SCENES="${VAE_SCENES:-16000}"
-VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-8}"
-CLAP_SCENES="${CLAP_SCENES:-9000}"
+VAE_SCENES="${VAE_SCENES:-20000}"
+VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-4}"
+CLAP_SCENES="${CLAP_SCENES:-50000}"
 CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-32}"
-UNET_SCENES="${UNET_SCENES:-10000}"                # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
-UNET_STEPS="${UNET_STEPS:-5000}"
-UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-32}"
+UNET_SCENES="${UNET_SCENES:-7000}"                 # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
+UNET_STEPS="${UNET_STEPS:-14000}"
+UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-16}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
 # ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of
 # FSD50K, and scenes of one to three for stage two (0.3 MB each)
@@ -34,6 +34,12 @@ GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
 if [ $# -gt 0 ]; then echo "build_tiny.sh takes variables, no arguments, but got: $*" >&2; exit 2; fi
 source scripts/setup.sh
+if [ -z "$MIXED_PRECISION" ]; then
+    MIXED_PRECISION=no
+    if grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo || python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        MIXED_PRECISION=bf16
+    fi
+fi
 bf16=(); if [ "$MIXED_PRECISION" = bf16 ]; then bf16=(--bf16); fi
 model="$WORK_DIR/model" data="$WORK_DIR/data" separator="$WORK_DIR/separator/separator" identity="$WORK_DIR/identity"
 mkdir -p "$WORK_DIR/done"

@@ -49,7 +49,7 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
     model = nn.ModuleDict(modules).to(DEVICE).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 20 / steps)), use_buffers=True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, lr, weight_decay=0.01, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     state = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
 
