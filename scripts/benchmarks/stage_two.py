@@ -69,7 +69,7 @@ def run(args):
 
     with tempfile.TemporaryDirectory() as folder:
         pairs = write_set(Path(folder), resolution)
-        draws = Draws()
+        draws = Draws(latent_channels=pipe.vae.config.latent_channels)
         frozen = SimpleNamespace(
             args=SimpleNamespace(num_crops=4, num_workers=0),
             num_samples=pipe.separator.config.num_samples,
