@@ -38,10 +38,9 @@ class Denoiser(nn.Module):
 def denoising_losses(model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32, snr_gamma=None):
     """The training loss of each image, (B,): the mean squared error of the predicted noise.
 
-    snr_gamma: weights it by min(SNR, gamma) / SNR (Hang et al., 2023), so that the fine grain of the least noisy
-    timesteps does not make up most of the loss.
-
-    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`.
+    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`. snr_gamma: weights
+    the loss by min(SNR, gamma) / SNR (Hang et al., 2023), so that the fine grain of the least noisy timesteps does not
+    make up most of it.
     """
     posterior = DiagonalGaussianDistribution(batch["moments"])
     latents = (posterior.mean + posterior.std * batch["posterior_noise"]) * scaling_factor

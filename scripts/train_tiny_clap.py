@@ -83,7 +83,6 @@ def main():
 
     clap = ClapEncoder.from_pretrained(args.model_dir, subfolder="clap", dtype=torch.float32).to(DEVICE)
     tokenizer = AutoTokenizer.from_pretrained(args.model_dir, subfolder="clap_tokenizer")
-
     names = [f"The sound of {name}" for name in [*CLASSES, "Noise"]]
 
     def loss_of(batch):
