@@ -21,28 +21,50 @@ from macs.data.soundscapes import CLASSES, caption, make_scene
 from macs.data.synthesis import noise
 from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
+CLIPS = 3  # of each scene
+
 
 @lru_cache(maxsize=1)
 def scene_of(seed, index):
-    """A scene, made once for the two clips that follow each other."""
+    """A scene, made once for the clips of it that follow each other."""
     return make_scene("train", index, seed)
+
+
+def cut_out(stems, rng):
+    """What a separator might cut out of a mixture: one signal (T,), and the indices of the stems (S, T) it holds.
+
+    Separators leave parts of other sources in a signal and deal one source out to several signals, often by frequency:
+    the mask follows one stem's share of the power, now sharply, now hardly, and a smooth random field. A stem is in the
+    signal if it makes up a fifth of its energy.
+    """
+    window = torch.hann_window(400)
+    stft = torch.stft(torch.from_numpy(stems), 400, 200, window=window, return_complex=True)  # (S, F, T')
+    power = stft.abs().square() + 1e-8
+    chosen = rng.integers(len(stems))
+    rest = power.sum(0) - power[chosen] + 1e-8
+    decibels = 10 * (power[chosen] / rest).log10().clamp(-3, 3)
+    coarse = torch.from_numpy(rng.standard_normal((1, 1, rng.integers(2, 9), rng.integers(1, 5)), np.float32))
+    field = F.interpolate(coarse, decibels.shape, mode="bilinear", align_corners=True)[0, 0]
+    mask = (rng.uniform(0, 0.15) * decibels + rng.uniform(0, 4) * field - rng.uniform(0, 2)).sigmoid()
+    signal = torch.istft(mask * stft.sum(0), 400, 200, window=window, length=stems.shape[1]).numpy()
+    energies = (mask.square() * power).sum((1, 2))
+    return signal, (energies >= 0.2 * energies.sum()).nonzero()[:, 0].tolist()
 
 
 def captioned_clip(seed, index):
     """A clip (128000,), its caption, and its set of classes as an integer (one bit each).
 
-    Of every scene first the mixture, then what the separator will hand on: one source with the others leaking in at
-    -10 to -40 dB, or now and then nothing but noise. Loudness varies by 20 dB.
+    Of every scene first the mixture, then twice what a separator might hand on: parts of it, or now and then nothing
+    but noise. Loudness varies by 20 dB, of the parts by 30 dB.
     """
-    scene, rng = scene_of(seed, index // 2), np.random.default_rng([seed, index])
-    labels, clip = scene.labels, scene.mixture
-    if index % 2 and rng.random() < 0.1:
+    scene, rng = scene_of(seed, index // CLIPS), np.random.default_rng([seed, index])
+    labels, clip, loudness = scene.labels, scene.mixture, 20
+    if index % CLIPS and rng.random() < 0.05:
         labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
-    elif index % 2:
-        heard = rng.integers(len(labels))
-        leak = 10 ** (-rng.uniform(10, 40) / 20)
-        labels, clip = [labels[heard]], scene.stems[heard] + leak * (clip - scene.stems[heard])
-    clip = clip * 10 ** (-rng.uniform(0, 20) / 20) + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
+    elif index % CLIPS:
+        clip, heard = cut_out(scene.stems, rng)
+        labels, loudness = [labels[stem] for stem in heard], 30
+    clip = clip * 10 ** (-rng.uniform(0, loudness) / 20) + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
     text = caption(labels, rng) if labels else "The sound of Noise"
     return torch.from_numpy(clip.astype(np.float32)), text, sum(1 << CLASSES.index(name) for name in labels)
 
@@ -73,7 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=50000, help="two clips of each (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=40000, help="three clips of each (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
@@ -94,7 +116,7 @@ def main():
             audio.float(), named, classes, clap.logit_scale_t
         )
 
-    steps = 2 * args.scenes // args.batch_size
+    steps = CLIPS * args.scenes // args.batch_size
     batches = fresh_batches(partial(captioned_clip, args.seed), args.batch_size, steps, args.num_workers)
     train("clap", {"clap": clap}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
 

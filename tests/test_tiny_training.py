@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -5,7 +6,7 @@ from torch.nn import functional as F
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.judge import Judge
 from scripts.tiny_training import train
-from scripts.train_tiny_clap import captioned_clip, contrastive_loss, naming_loss
+from scripts.train_tiny_clap import CLIPS, captioned_clip, contrastive_loss, cut_out, naming_loss
 from scripts.train_tiny_vae import painting, reconstruction_loss
 
 
@@ -53,18 +54,37 @@ def test_naming_loss_asks_for_the_names_of_all_sources():
     torch.testing.assert_close(naming_loss(audio, named, torch.tensor([0b101, 0]), scale), expected)
 
 
-def test_captioned_clips_are_what_the_separator_hands_on():
+def test_captioned_clips_are_mixtures_and_what_a_separator_hands_on():
     kinds = set()
-    for index in range(60):
+    for index in range(90):
         clip, text, classes = captioned_clip(0, index)
-        labels, heard = make_scene("train", index // 2).labels, bin(classes).count("1")
-        kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "source")
+        labels, heard = make_scene("train", index // CLIPS).labels, bin(classes).count("1")
+        kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "part")
         assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
         assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
         assert classes or text == "The sound of Noise"
-        assert index % 2 or heard == len(labels)
-    assert kinds == {"noise", "mixture", "source"}
-    assert torch.equal(clip, captioned_clip(0, 59)[0])
+        assert index % CLIPS or heard == len(labels)
+    assert kinds == {"noise", "mixture", "part"}
+    assert torch.equal(clip, captioned_clip(0, 89)[0])
+
+
+def test_what_is_cut_out_is_named_by_what_is_in_it():
+    rng = np.random.default_rng(0)
+    stems = np.stack([np.sin(np.arange(32000) * 0.3), rng.standard_normal(32000)]).astype(np.float32)
+    seen = set()
+    for _ in range(40):
+        signal, heard = cut_out(stems, rng)
+        # the share of a stem's own direction in the signal: high for the one that it is made of
+        share = (stems @ signal) ** 2 / (stems**2).sum(1) / (signal**2).sum()
+        seen.add(tuple(heard))
+        if heard == [0]:
+            assert share[0] > 0.6
+        elif heard == [1]:
+            assert share[0] < 0.4
+        else:
+            assert 0.05 < share[0] < 0.95
+    assert seen == {(0,), (1,), (0, 1)}
+    assert cut_out(stems[:1], rng)[1] == [0]
 
 
 def test_reconstruction_loss_prefers_sharp_outlines():
