@@ -5,6 +5,10 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
+# from_pretrained loads components only of modules that are imported already
+import macs.adapter
+import macs.clap
+import macs.separator  # noqa: F401
 from macs.audio import fit_length, load_clip
 
 

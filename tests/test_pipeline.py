@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +188,11 @@ def test_model_index_names_the_components(tiny_dir):
     assert index["separator"] == ["macs.separator", "Separator"] and index["unet"][0] == "diffusers"
     size = sum(file.stat().st_size for file in tiny_dir.rglob("*") if file.is_file())
     assert size < 48e6
+
+
+@pytest.mark.slow
+def test_opens_in_a_new_python_that_imported_the_pipeline_alone(tiny_dir):
+    code = f"from macs import MACSPipeline; print(MACSPipeline.from_pretrained({str(tiny_dir)!r}).num_sources)"
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.strip() == "6", result.stderr
