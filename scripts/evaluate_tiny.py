@@ -150,9 +150,19 @@ def scores(judge, features, frames, labels):
     return {"f1": float(f1), "frechet_distance": float(distance[0])}
 
 
+@torch.no_grad()
+def first_signals(pipe, mixture):
+    """The first three signals (3, T) separated from a clip (T,), and the class that CLAP takes each of them for."""
+    names = [*CLASSES, "Noise"]
+    texts = pipe.clap.encode_text([f"The sound of {name}" for name in names], pipe.clap_tokenizer)
+    signals = pipe.separate(torch.from_numpy(mixture)[None])[:, :3]
+    nearest = (pipe.encode_sources(signals)[0] @ texts.T).argmax(-1)
+    return signals[0].cpu(), [names[index].lower() for index in nearest.tolist()]
+
+
 def evaluate(args, judge, pipe, baseline):
     """{"si_sdr_improvement": {2: [per seed], 3: ...}, "variants": {variant: {1: {measure: [per seed]}, ...}}} and the
-    examples: [(scene, {variant: picture})]."""
+    examples: as `examples_figure` takes them."""
     settings = {name: getattr(args, name) for name in ("scenes", "steps", "guidance_scale", "mixed_precision")}
     files = [file for folder in (args.model_dir, args.judge) for file in weight_files(folder)]
     hearing = fingerprint({"scenes": args.scenes}, files)
@@ -191,7 +201,8 @@ def evaluate(args, judge, pipe, baseline):
                 total.update()
             if seed == 0:
                 for number in range(min(EXAMPLES, args.scenes)):
-                    examples.append((scenes[number], {name: images[number] for name, images in pictures.items()}))
+                    drawn = {name: images[number] for name, images in pictures.items()}
+                    examples.append((scenes[number], *first_signals(pipe, scenes[number].mixture), drawn))
     total.close()
     return results, examples
 

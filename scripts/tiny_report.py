@@ -100,27 +100,37 @@ def _show(axes, image, title=""):
     axes.axis("off")
 
 
+def _spectrogram(axes, waveform, top, title):
+    """The spectrogram of a clip (T,), from 70 dB below the level `top` up to it."""
+    extent = (0, len(waveform) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+    level = spectrogram_db(waveform)
+    axes.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 70, vmax=top)
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[])
+
+
 def examples_figure(path, examples):
-    """A row for each scene: the spectrogram of its mixture, its own picture, and those of the variants."""
-    drawn = [name for name in NAMES if name in examples[0][1] and name not in ("top1", "top2")]
-    figure = Figure(figsize=(2.4 + 1.55 * (1 + len(drawn)), 0.3 + 1.6 * len(examples)), layout="constrained")
-    ratios = [1.5] + [1] * (1 + len(drawn))
+    """A row for each scene: its mixture, the first three signals of it, and the pictures.
+
+    examples: [(scene, signals (3, T), what CLAP calls them, {variant: picture (3, 128, 128) in [-1, 1]})]
+    """
+    drawn = [name for name in ("macs", "mixture", "text") if name in examples[0][3]]
+    figure = Figure(figsize=(1.9 * 4 + 1.55 * (1 + len(drawn)), 0.4 + 1.62 * len(examples)), layout="constrained")
+    ratios = [1.25] * 4 + [1] * (1 + len(drawn))
     grid = figure.subplots(len(examples), len(ratios), squeeze=False, gridspec_kw={"width_ratios": ratios})
-    for number, (row, (scene, pictures)) in enumerate(zip(grid, examples, strict=True)):
-        level = spectrogram_db(torch.from_numpy(scene.mixture))
-        extent = (0, len(scene.mixture) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
-        row[0].imshow(
-            level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=level.max() - 70, vmax=level.max()
-        )
-        row[0].set_title(", ".join(scene.labels), fontsize=9)
-        row[0].tick_params(labelsize=6)
-        row[0].set_ylabel("kHz", fontsize=7)
-        row[0].set_xlabel("s" if number == len(examples) - 1 else "", fontsize=7)
-        frame = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
-        _show(row[1], frame, "the scene's picture" if number == 0 else "")
-        for axes, name in zip(row[2:], drawn, strict=True):
+    for number, (row, (scene, signals, heard, pictures)) in enumerate(zip(grid, examples, strict=True)):
+        mixture = torch.from_numpy(scene.mixture)
+        top = float(spectrogram_db(mixture).max())  # one scale, so that what is quiet looks quiet
+        _spectrogram(row[0], mixture, top, ", ".join(scene.labels))
+        row[0].set_ylabel("0 to 8 kHz", fontsize=7)
+        for rank, (axes, signal, name) in enumerate(zip(row[1:4], signals, heard, strict=True), 1):
+            _spectrogram(axes, signal, top, f"signal {rank}: {name}")
+        row[0].set_xlabel("8 s" if number == len(examples) - 1 else "", fontsize=7)
+        for axes, name in zip(row[4:], drawn, strict=False):
             _show(axes, pictures[name], NAMES[name] if number == 0 else "")
-    figure.savefig(path, dpi=130)
+        frame = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
+        _show(row[-1], frame, "the scene's own" if number == 0 else "")
+    figure.savefig(path, dpi=110)
 
 
 def interpolation_figure(path, names, way, rows, seen, classes):
