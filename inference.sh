@@ -16,9 +16,6 @@ BATCH_SIZE="${BATCH_SIZE:-4}"
 SEED="${SEED:-0}"
 
 source scripts/setup.sh
-if [ "$SD_PATH" = asset/macs-tiny ] && [ ! -e asset/macs-tiny/model_index.json ]; then
-    python scripts/make_tiny.py --output_dir asset/macs-tiny
-fi
 if [ -n "$DATA_DIR" ]; then
     input=(--data_dir "$DATA_DIR" --data_set "$DATA_SET")
 else

@@ -26,9 +26,6 @@ VALIDATION_STEPS="${VALIDATION_STEPS:-30}"        # optimizer steps between the 
 ACCELERATE_CONFIG="${ACCELERATE_CONFIG:-}"        # a file of `accelerate config` (FSDP, DeepSpeed, several machines)
 
 source scripts/setup.sh
-if [ "$SD_PATH" = asset/macs-tiny ] && [ ! -e asset/macs-tiny/model_index.json ]; then
-    python scripts/make_tiny.py --output_dir asset/macs-tiny
-fi
 if [ "$DATASET_NAME" = Soundscapes ] && [ ! -e "$DATA_DIR/Soundscapes/$DATA_SET" ]; then
     python scripts/make_soundscapes.py --data_dir "$DATA_DIR" --train 64 --test 8
 fi

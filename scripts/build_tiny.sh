@@ -15,20 +15,20 @@ MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: b
 # Budgets: scenes that are made on the way and met once (VAE, CLAP, judge) ...
 VAE_SCENES="${VAE_SCENES:-20000}"
 VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-4}"
-CLAP_SCENES="${CLAP_SCENES:-50000}"
+CLAP_SCENES="${CLAP_SCENES:-40000}"
 CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-32}"
 UNET_SCENES="${UNET_SCENES:-7000}"                 # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
-UNET_STEPS="${UNET_STEPS:-14000}"
+UNET_STEPS="${UNET_STEPS:-12000}"
 UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-16}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
 # ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of
 # FSD50K, and scenes of one to three for stage two (0.3 MB each)
-CLIPS="${CLIPS:-1000}"
-SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-5}"
+CLIPS="${CLIPS:-3000}"
+SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-4}"
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
 SCENES="${SCENES:-2000}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-15}"         # the baseline gets the same budget
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-30}"         # the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 

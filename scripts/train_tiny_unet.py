@@ -64,7 +64,7 @@ def main():
     )
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="state, latents (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=7000, help="different scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=14000, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=12000, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=4e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--snr_gamma", type=float, default=1.0, help="of the min-SNR weights (default: %(default)s)")
