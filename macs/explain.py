@@ -13,6 +13,14 @@ def spectrogram_db(waveform, n_fft=512):
     return (10 * stft.abs().square().clamp(min=1e-8).log10()).cpu().numpy()
 
 
+def draw_spectrogram(axes, waveform, top=None):
+    """The spectrogram of a clip (T,) at 16 kHz over seconds and kHz, down to 70 dB below `top` (its own maximum)."""
+    level = spectrogram_db(waveform)
+    top = float(level.max()) if top is None else top
+    extent = (0, len(waveform) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+    axes.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 70, vmax=top)
+
+
 def sources_figure(mixture, sources, image=None):
     """The spectrograms of a mixture (T,) and of its M sources (M, T) in rank order, and the image beside them.
 
@@ -25,7 +33,6 @@ def sources_figure(mixture, sources, image=None):
     figure = Figure(figsize=(2.1 * sum(ratios), 3.6), layout="constrained")
     grid = figure.add_gridspec(rows, len(ratios), width_ratios=ratios)
     top = float(spectrogram_db(mixture).max())
-    extent = (0, len(mixture) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
     shares = sources.square().sum(-1) / sources.square().sum().clamp(min=1e-12)
 
     panels = [(grid[:, 0], mixture, "mixture")] + [
@@ -34,10 +41,7 @@ def sources_figure(mixture, sources, image=None):
     ]
     for place, waveform, title in panels:
         axes = figure.add_subplot(place)
-        axes.imshow(
-            spectrogram_db(waveform), origin="lower", aspect="auto", extent=extent, cmap="magma",
-            vmin=top - 70, vmax=top,
-        )  # fmt: skip
+        draw_spectrogram(axes, waveform, top)
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=6)
         if title == "mixture":

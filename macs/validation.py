@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from macs.audio import AudioError
 from macs.data.pairs import PairError, find_pairs, read_crop, read_image
-from macs.explain import spectrogram_db
+from macs.explain import draw_spectrogram
 
 
 class Validation:
@@ -58,8 +58,7 @@ class Validation:
         figure.suptitle(title, fontsize=9)
         grid = figure.subplots(len(images), 3, squeeze=False)
         for row, (pair, waveform, frame), image in zip(grid, self.clips, images, strict=True):
-            level = spectrogram_db(waveform)
-            row[0].imshow(level, origin="lower", aspect="auto", cmap="magma", vmin=level.max() - 70, vmax=level.max())
+            draw_spectrogram(row[0], waveform)
             row[0].set_title(pair.clip_id, fontsize=7)
             row[1].imshow(((frame.permute(1, 2, 0) + 1) / 2).numpy())
             row[1].set_title("true frame", fontsize=7)

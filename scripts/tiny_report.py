@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from macs.data.synthesis import SAMPLE_RATE
-from macs.explain import spectrogram_db
+from macs.explain import draw_spectrogram, spectrogram_db
 
 NAMES = {
     "painted": "painted anew (what is possible)",
@@ -101,10 +100,8 @@ def _show(axes, image, title=""):
 
 
 def _spectrogram(axes, waveform, top, title):
-    """The spectrogram of a clip (T,), from 70 dB below the level `top` up to it."""
-    extent = (0, len(waveform) / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
-    level = spectrogram_db(waveform)
-    axes.imshow(level, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 70, vmax=top)
+    """The spectrogram of a clip (T,) with a title and no ticks."""
+    draw_spectrogram(axes, waveform, top)
     axes.set_title(title, fontsize=9)
     axes.set(xticks=[], yticks=[])
 
@@ -126,7 +123,7 @@ def examples_figure(path, examples):
         for rank, (axes, signal, name) in enumerate(zip(row[1:4], signals, heard, strict=True), 1):
             _spectrogram(axes, signal, top, f"signal {rank}: {name}")
         row[0].set_xlabel("8 s" if number == len(examples) - 1 else "", fontsize=7)
-        for axes, name in zip(row[4:], drawn, strict=False):
+        for axes, name in zip(row[4:-1], drawn, strict=True):
             _show(axes, pictures[name], NAMES[name] if number == 0 else "")
         frame = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
         _show(row[-1], frame, "the scene's own" if number == 0 else "")
