@@ -307,6 +307,10 @@ def train(args):
         problems["files that could not be read on the way"] = sorted(skipped)
     for line in describe(problems):
         accelerator.print(line)
+    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's threads,
+    # which may wait for that lock (pytorch issue 56297): a process that never ends
+    del model
+    accelerator.free_memory()
     accelerator.end_training()
 
 
