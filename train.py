@@ -29,6 +29,7 @@ from macs.adapter import AudioAdapter
 from macs.cache import CacheError
 from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
+from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
 from macs.denoiser import Denoiser, denoising_losses
 from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
@@ -71,6 +72,10 @@ def parse_args(arguments=None):
     parser.add_argument("--drop_rate", type=float, default=0.1, help="share of samples without sound, for guidance")
     parser.add_argument("--clip_grad", type=float, default=1.0, help="largest gradient value (norm under FSDP)")
     parser.add_argument("--snr_gamma", type=float, help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
+    parser.add_argument(
+        "--captions", default="", help="csv (filename, caption) of the recordings, or their label file: the target is "
+        "what the generator itself predicts for the caption, in place of the noise; learns from far fewer images",
+    )  # fmt: skip
     parser.add_argument("--gradient_checkpointing", action="store_true", help="less memory, about a third slower")
     parser.add_argument("--ema", type=float, default=0.0, help="decay of a running mean of the weights, e.g. 0.9999")
     parser.add_argument("--validation_steps", type=int, default=500, help="optimizer steps between figures; 0: none")
@@ -94,9 +99,10 @@ def make_model(args, embedding_dim, frozen_dtype):
             )
     else:
         settings = Path(args.sd_path) / "adapter" / "config.json"
-        hidden_dim = json.loads(settings.read_text())["hidden_dim"] if settings.is_file() else 2048
+        settings = json.loads(settings.read_text()) if settings.is_file() else {}  # a MACS pipeline's own projector
+        sizes = {name: settings[name] for name in ("hidden_dim", "dropout") if name in settings}
         set_seed(args.seed)  # the same start in every process
-        adapter = AudioAdapter.from_unet(unet, args.M, embedding_dim, hidden_dim)
+        adapter = AudioAdapter.from_unet(unet, args.M, embedding_dim, **sizes)
     if args.trainable == "adapter":
         nn.Module.to(unet, frozen_dtype)  # diffusers' own warns without a reason
     if args.gradient_checkpointing:
@@ -104,8 +110,13 @@ def make_model(args, embedding_dim, frozen_dtype):
     return Denoiser(unet, adapter, args.trainable), unet, adapter
 
 
-def add_features(batch, frozen):
-    """Adds source_embeds and moments to a batch of waveforms and pixels, as the cache would hold them."""
+def add_features(batch, frozen, captions=None):
+    """Adds source_embeds and moments to a batch of waveforms and pixels, as the cache would hold them.
+
+    captions: of the dataset's pairs, a list of str; adds caption_embeds.
+    """
+    if captions:
+        batch["caption_embeds"] = frozen.encode_prompts([captions[index] for index in batch["index"].tolist()])
     if "moments" not in batch:
         separator, clap = frozen.audio
         heard = ~batch["dropped"]  # the embeddings of the others become zeros anyway
@@ -138,7 +149,9 @@ def save_result(args, accelerator, model, adapter):
         return
     unet = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=torch.float32)
     config = adapter.config
-    adapter = AudioAdapter.from_unet(unet, config.num_sources, config.embedding_dim, config.hidden_dim)
+    adapter = AudioAdapter.from_unet(
+        unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout
+    )
     Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
     output_dir = Path(args.output_dir)
     try:
@@ -189,7 +202,12 @@ def train(args):
         args.seed, args.num_crops, args.drop_rate, vae_config["latent_channels"],
         noise_scheduler.config.num_train_timesteps,
     )  # fmt: skip
-    dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale)
+    try:
+        captions = read_captions(args.captions) if args.captions else None
+    except (OSError, ValueError) as error:
+        raise TrainingError(str(error)) from error
+    dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale, captions)
+    captions = captions and [captions[pair.clip_id] for pair in dataset.pairs]
     prompt_embeds = frozen.prompt_embeds().to(accelerator.device)
     validation = Validation(args, accelerator, frozen) if args.validation_steps else None
     if args.cache_dir:
@@ -214,6 +232,10 @@ def train(args):
     model, unet, adapter = make_model(args, frozen.embedding_dim, half)
     set_seed(args.seed, device_specific=True)  # dropout
     unet.to(accelerator.device)
+    teacher = None
+    if captions:  # a copy: the UNet in training has the adapter in it, or changes itself
+        teacher = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=half)
+        teacher.requires_grad_(False).to(accelerator.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -225,7 +247,7 @@ def train(args):
     accelerator.print(f"{sum(p.numel() for p in trained) / 1e6:.1f} M parameters are trained ({args.trainable})")
 
     names = ["dataset_name", "M", "trainable", "num_crops", "drop_rate", "ema", "epochs", "lr", "batch_size"]
-    names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad", "snr_gamma"]
+    names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad", "snr_gamma", "captions"]
     settings = {name: getattr(args, name) for name in names}
     settings |= {"frames": len(dataset), "sizes": counts, "processes": accelerator.num_processes}
     settings |= {"mixed_precision": accelerator.mixed_precision}
@@ -245,10 +267,11 @@ def train(args):
         for batch, bar in epoch_batches(accelerator, loader, position, args.epochs):
             images = step_sizes[(position.batch - 1) // args.gradient_accumulation_steps]
             with accelerator.accumulate(model):
-                batch = add_features(batch, frozen)
+                batch = add_features(batch, frozen, captions)
                 losses = denoising_losses(
-                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma
-                )
+                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma,
+                    teacher,
+                )  # fmt: skip
                 loss = losses.sum() / images
                 # accelerate divides by the micro-batches and the processes
                 accelerator.backward(loss * args.gradient_accumulation_steps * accelerator.num_processes)
@@ -307,8 +330,8 @@ def train(args):
         problems["files that could not be read on the way"] = sorted(skipped)
     for line in describe(problems):
         accelerator.print(line)
-    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's threads,
-    # which may wait for that lock (pytorch issue 56297): a process that never ends
+    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's
+    # threads, which may wait for that lock (pytorch issue 56297): a process that never ends
     del model
     accelerator.free_memory()
     accelerator.end_training()

@@ -49,18 +49,20 @@ class AudioAdapter(ModelMixin, ConfigMixin):
 
     layers: [name, width] of every cross-attention, as `cross_attention_sizes(unet).items()` gives them (a list: JSON
     objects lose their order).
-    num_sources, embedding_dim, hidden_dim, cross_attention_dim: see AudioProjector.
+    num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout: see AudioProjector.
     """
 
     @register_to_config
-    def __init__(self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768):
+    def __init__(
+        self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5
+    ):
         super().__init__()
-        self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim)
+        self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout)
         self.to_k_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
         self.to_v_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
 
     @classmethod
-    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048):
+    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5):
         """A new adapter for this UNet, in float32; its keys and values start as the text's (paper, stage 2)."""
         # by keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out
         adapter = cls(
@@ -69,6 +71,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             embedding_dim=embedding_dim,
             hidden_dim=hidden_dim,
             cross_attention_dim=unet.config.cross_attention_dim,
+            dropout=dropout,
         )
         for (name, _), to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
             attention = unet.get_submodule(name)

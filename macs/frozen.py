@@ -47,9 +47,17 @@ class FrozenModels:
             vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
         return vae.requires_grad_(False).to(self.device)
 
+    @functools.cached_property
+    def text(self):
+        """(tokenizer, text encoder)"""
+        with torch.random.fork_rng(devices=[]):
+            encoder = CLIPTextModel.from_pretrained(self.args.sd_path, subfolder="text_encoder", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
+        return tokenizer, encoder.requires_grad_(False).to(self.device)
+
     def release(self):
         """Frees what was loaded; it is loaded again where it is needed again."""
-        for name in ("audio", "vae"):
+        for name in ("audio", "vae", "text"):
             self.__dict__.pop(name, None)
 
     @functools.cached_property
@@ -83,15 +91,16 @@ class FrozenModels:
     def prompt_embeds(self):
         """The text embedding of the empty prompt, (1, 77, D)."""
         if not self.args.cache_dir:
-            return self.encode_prompt()
-        return cached_prompt(self.args.cache_dir, self.files("text_encoder", "tokenizer"), self.encode_prompt)
+            return self.encode_prompts([""])
+        files = self.files("text_encoder", "tokenizer")
+        return cached_prompt(self.args.cache_dir, files, lambda: self.encode_prompts([""]))
 
     @torch.no_grad()
-    def encode_prompt(self):
-        tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
-        text_encoder = CLIPTextModel.from_pretrained(self.args.sd_path, subfolder="text_encoder", dtype=torch.float32)
-        tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        return text_encoder(tokens.input_ids)[0]
+    def encode_prompts(self, prompts):
+        """list of B str -> text embeddings (B, 77, D)."""
+        tokenizer, text_encoder = self.text
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return text_encoder(tokens.to(self.device))[0]
 
     def first_crops(self, accelerator, paths):
         """The source embeddings (N, M, D) of the first crops of recordings, out of the cache if there is one."""
@@ -184,9 +193,16 @@ def frame_size(path, sizes):
         return str(error)
 
 
-def training_pairs(args, sizes, known_size):
+def training_pairs(args, captions, sizes, known_size):
     """([Pair], {frame: size}, {kind: [what was left out]}); known_size(path): from the cache, or None."""
     pairs, problems = find_pairs(args.data_dir, args.dataset_name, args.data_set)
+    if captions is not None:
+        missing = sorted({pair.clip_id for pair in pairs if not captions.get(pair.clip_id)})
+        pairs = [pair for pair in pairs if captions.get(pair.clip_id)]
+        if missing:
+            problems["recordings without a caption"] = missing
+        if not pairs:
+            raise PairError(f"{args.captions}: none of the {len(missing)} recordings has a caption, e.g. {missing[0]}")
     frame_sizes = {pair.image: known_size(pair.image) for pair in pairs}
     unknown = [path for path, size in frame_sizes.items() if size is None]
     size_of = functools.partial(frame_size, sizes=sizes)
@@ -214,15 +230,20 @@ def from_main(accelerator, function):
     return result[0]
 
 
-def make_dataset(args, accelerator, frozen, draws, latent_scale):
-    """The training set, (dataset, {kind: [what was left out]}), with its features cached if --cache_dir is given."""
+def make_dataset(args, accelerator, frozen, draws, latent_scale, captions=None):
+    """The training set, (dataset, {kind: [what was left out]}), with its features cached if --cache_dir is given.
+
+    captions: {id: caption}; recordings without one are then left out.
+    """
     if not args.cache_dir:
-        pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, frozen.sizes, lambda path: None))
+        pairs, sizes, problems = from_main(
+            accelerator, lambda: training_pairs(args, captions, frozen.sizes, lambda path: None)
+        )
         sizes = [sizes[pair.image] for pair in pairs]
         return PairedClips(pairs, sizes, draws, frozen.num_samples, latent_scale), problems
 
     known_size = frozen.image_store.group
-    pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, frozen.sizes, known_size))
+    pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, captions, frozen.sizes, known_size))
     unread = {
         "recordings that cannot be read": audio_features(frozen, [pair.audio for pair in pairs], accelerator),
         "frames that cannot be decoded": image_features(frozen, sizes, accelerator),

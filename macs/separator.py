@@ -151,6 +151,8 @@ class Separator(ModelMixin, ConfigMixin):
                 f"the separator takes mixtures of shape (B, T) with T <= {longest} samples, "
                 f"but got {tuple(mixture.shape)}; cut longer recordings first"
             )
+        if self.config.num_sources == 1:
+            return mixture[:, None].float()  # what consistency makes of any one signal
         mixture = F.pad(mixture.float(), (0, longest - length))
         masks, stft = self.masks(mixture)
         with torch.autocast(mixture.device.type, enabled=False):

@@ -109,7 +109,7 @@ def make_pipeline():
         separator=Separator(channels=16),
         clap=make_clap(clap_tokenizer),
         clap_tokenizer=clap_tokenizer,
-        adapter=AudioAdapter.from_unet(unet, embedding_dim=256, hidden_dim=512),
+        adapter=AudioAdapter.from_unet(unet, embedding_dim=256, hidden_dim=512, dropout=0.1),
     )
 
 

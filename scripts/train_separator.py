@@ -302,8 +302,8 @@ def train(args):
         if args.export_released:
             export_separator(accelerator.unwrap_model(separator), args.clap, args.export_released)
             print(f"In the authors' format: {args.export_released}")
-    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's threads,
-    # which may wait for that lock (pytorch issue 56297): a process that never ends
+    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's
+    # threads, which may wait for that lock (pytorch issue 56297): a process that never ends
     del separator
     accelerator.free_memory()
     accelerator.end_training()

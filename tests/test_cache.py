@@ -41,7 +41,8 @@ class NotToBeLoaded(FrozenModels):
     def vae(self):
         raise AssertionError("the VAE was loaded")
 
-    def encode_prompt(self):
+    @property
+    def text(self):
         raise AssertionError("the text encoder was loaded")
 
 

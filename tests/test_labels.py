@@ -1,6 +1,6 @@
 import pytest
 
-from macs.data.labels import label_names, label_texts, read_labels
+from macs.data.labels import label_names, label_texts, read_captions, read_labels
 
 # First rows and the awkward ones of the real files.
 FILES = {
@@ -66,6 +66,14 @@ def test_a_file_with_other_columns_is_one_clear_error(tmp_path, text, complaint)
     with pytest.raises(ValueError, match=complaint) as error:
         read_labels(path)
     assert str(path) in str(error.value)
+
+
+def test_captions_are_read_or_made_of_labels(tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text('filename,caption\n-a#1,"A dog barking, far away"\nb,Rain\n')
+    assert read_captions(path) == {"-a#1": "A dog barking, far away", "b": "Rain"}
+    path.write_text("filename\tevent_labels\na\tDomestic animals, pets,Rain\nb\t\n")
+    assert read_captions(path) == {"a": "Domestic animals, pets, Rain", "b": ""}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 from stage_two import arguments, make_pipeline, write_pair, write_pairs
@@ -103,6 +103,40 @@ def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
     snr = (alpha / (1 - alpha)).flatten()
     torch.testing.assert_close(weighted, losses * torch.minimum(snr, torch.tensor(0.5)) / snr)
     assert not seen["source_embeds"][1].any() and torch.equal(seen["source_embeds"][0], batch["source_embeds"][0])
+
+
+def test_with_captions_the_generator_itself_is_the_target(model, tmp_path):
+    args = train.parse_args(arguments(model, tmp_path, tmp_path))
+    denoiser, _, adapter = train.make_model(args, 32, torch.float32)
+    teacher = UNet2DConditionModel.from_pretrained(model, subfolder="unet").requires_grad_(False)
+    noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
+    generator = torch.Generator().manual_seed(0)
+    silence, spoken = torch.randn(1, 77, 32, generator=generator), torch.randn(1, 77, 32, generator=generator)
+    batch = random_batch(4) | {"caption_embeds": spoken.repeat(4, 1, 1)}
+    batch["dropped"] = torch.tensor([False, True, False, False])
+    adapter.to_v_ip.requires_grad_(False)
+    for to_v in adapter.to_v_ip:
+        to_v.weight.zero_()  # a deaf adapter: the UNet draws what the prompt says
+
+    def losses(prompt_embeds):
+        return train.denoising_losses(denoiser, noise_scheduler, batch, prompt_embeds, 0.18, teacher=teacher)
+
+    assert losses(spoken).tolist() == pytest.approx([0] * 4, abs=1e-9)  # and so does the teacher
+    heard = losses(silence)
+    assert heard[1].item() == pytest.approx(0, abs=1e-9)  # no sound: the empty prompt, not the caption
+    assert (heard[[0, 2, 3]] > 1e-6).all()
+
+
+def test_training_by_captions_leaves_out_what_has_none(model, shared, tmp_path, capsys):
+    captions = tmp_path / "captions.csv"
+    captions.write_text("filename,caption\n" + "".join(f"-clip#{i},The sound of rain\n" for i in range(15)))
+    options = {"cache_dir": shared / "cache", "captions": captions}
+    run(arguments(model, shared / "data", tmp_path / "out", **options))
+    output = capsys.readouterr().out
+    assert "15 frames to train on" in output and "1 recordings without a caption, left out: -clip#15" in output
+    loss = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])["train/epoch_loss"]
+    noise_loss = json.loads((shared / "out" / "metrics.jsonl").read_text().splitlines()[-1])["train/epoch_loss"]
+    assert loss < noise_loss / 2  # a prediction of an untrained UNet is nearer to its own than to the noise
 
 
 @pytest.mark.slow
@@ -278,15 +312,18 @@ def test_two_processes_train_together(model, shared, tmp_path):
         ({"adapter": "ADAPTER"}, "made for M = 3"),
         ({"output_dir": "FILE"}, "FILE: the output folder cannot be made"),
         ({"cache_dir": "FILE"}, "FILE/.*: cannot be written"),
+        ({"captions": "FILE"}, "FILE: expected the columns"),
+        ({"captions": "OTHERS"}, "OTHERS: none of the 2 recordings has a caption, e.g. -clip#0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_clear_line(model, tmp_path, monkeypatch, options, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_pairs(tmp_path / "data", 2)
     (tmp_path / "FILE").write_text("")
+    (tmp_path / "OTHERS").write_text("filename\tevent_labels\nanother clip\tRain,Dog\n")
     pipe_adapter = macs.AudioAdapter([["x", 32]], num_sources=3, embedding_dim=32, cross_attention_dim=32)
     pipe_adapter.save_pretrained(tmp_path / "ADAPTER")
-    options = {name: tmp_path / v if v in ("FILE", "ADAPTER") else v for name, v in options.items()}
+    options = {name: tmp_path / v if v in ("FILE", "OTHERS", "ADAPTER") else v for name, v in options.items()}
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments(model, tmp_path / "data", tmp_path / "out", **options)])
     with pytest.raises(SystemExit, match=message) as error:
         train.main()

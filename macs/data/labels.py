@@ -95,6 +95,20 @@ def read_labels(path):
     return labels
 
 
+def read_captions(path):
+    """Reads {id: caption} from a CSV with the columns filename and caption.
+
+    A label file, as `read_labels` takes it, will do as well: its labels become "dog, rain". Raises what that raises.
+    """
+    path = Path(path)
+    if path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if {"filename", "caption"} <= set(rows.fieldnames or []):
+                return {row["filename"]: row["caption"] for row in rows}
+    return {clip_id: ", ".join(names) for clip_id, names in read_labels(path).items()}
+
+
 def label_texts(labels, dataset_name, num_sources=6):
     """The texts of one clip for CLAP, «The sound of <label>», padded with «Noise» to a fixed number.
 
