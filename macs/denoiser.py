@@ -35,16 +35,25 @@ class Denoiser(nn.Module):
         )[0]
 
 
+def min_snr_weights(noise_scheduler, timesteps, gamma):
+    """Weights (B,) of the noise prediction's errors, min(SNR, gamma) / SNR (Hang et al., 2023).
+
+    Without them the fine grain of the least noisy timesteps makes up most of the loss. For v-prediction the same
+    weights are min(SNR, gamma) / (SNR + 1).
+    """
+    snr = compute_snr(noise_scheduler, timesteps)
+    return snr.clamp(max=gamma) / (snr + (noise_scheduler.config.prediction_type == "v_prediction"))
+
+
 def denoising_losses(
     model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32, snr_gamma=None, teacher=None
 ):
     """The training loss of each image, (B,): the mean squared error of the predicted noise.
 
-    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`. snr_gamma: weights
-    the loss by min(SNR, gamma) / SNR (Hang et al., 2023), so that the fine grain of the least noisy timesteps does not
-    make up most of it. teacher: a stock UNet in dtype; the target is then what it predicts for the captions, the
-    batch's caption_embeds (B, 77, D'), in place of the noise: the same direction without the noise's chance, from which
-    an adapter learns with far fewer images.
+    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`. snr_gamma: of
+    `min_snr_weights`, if given. teacher: a stock UNet in dtype; the target is then what it predicts for the captions,
+    the batch's caption_embeds (B, 77, D'), in place of the noise: the same direction without the noise's chance, from
+    which an adapter learns with fewer images.
     """
     posterior = DiagonalGaussianDistribution(batch["moments"])
     latents = (posterior.mean + posterior.std * batch["posterior_noise"]) * scaling_factor
@@ -62,7 +71,5 @@ def denoising_losses(
         target = batch["noise"]
     losses = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=(1, 2, 3))
     if snr_gamma is not None:
-        snr = compute_snr(noise_scheduler, batch["timestep"])
-        velocity = noise_scheduler.config.prediction_type == "v_prediction"
-        losses = losses * snr.clamp(max=snr_gamma) / (snr + 1 if velocity else snr)
+        losses = losses * min_snr_weights(noise_scheduler, batch["timestep"], snr_gamma)
     return losses

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.cache import fingerprint
 from macs.checkpoints import CheckpointError, load_pipeline, weight_files
-from macs.data.soundscapes import CLASSES, make_scene
+from macs.data.soundscapes import CLASS_TEXTS, CLASSES, make_scene
 from macs.evaluation import frechet_distance
 from macs.judge import Judge
 from macs.losses import si_sdr_improvement
@@ -67,21 +67,25 @@ def held_out(seed, num_sources, number):
 def hear(pipe, judge, loader):
     """What all variants of N scenes start from: {name: tensor with N rows}.
 
-    macs (N, M, D), mixture (N, 1, D), stems (N, S, D): embeddings, the most similar to the mixture's first.
+    macs (N, M, D), mixture (N, 1, D), stems (N, M, D): embeddings. Of the stems the most similar to the mixture comes
+    first, as the adapter knows them, and faint noise (-80 dBFS) fills the rest: what a perfect separator would give.
     improvement (N,) in dB, zero where there is one source. labels (N, 19). frames, painted (N, F): the judge's
     features of the scenes' pictures and of other pictures of the same labels.
     """
-    parts = []
+    num_samples, parts = pipe.separator.config.num_samples, []
+    silence = 1e-4 * torch.randn(1, 1, num_samples, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    silence = pipe.encode_sources(silence)
     for batch in loader:
         batch = {name: value.to(DEVICE) for name, value in batch.items()}
         sources = pipe.separate(batch["mixture"])
         mixture = pipe.clap.encode_audio(batch["mixture"])[:, None]
         stems = pipe.encode_sources(batch["stems"])
-        order = (stems @ mixture.mT).argsort(dim=1, descending=True)  # (B, S, 1): the rank the adapter knows them by
+        order = (stems @ mixture.mT).argsort(dim=1, descending=True)  # (B, S, 1)
+        silent = silence.expand(len(stems), sources.shape[1] - stems.shape[1], -1)
         parts.append({
             "macs": pipe.encode_sources(sources),
             "mixture": mixture,
-            "stems": stems.gather(1, order.expand_as(stems)),
+            "stems": torch.cat([stems.gather(1, order.expand_as(stems)), silent], dim=1),
             "improvement": si_sdr_improvement(sources, batch["stems"]).float(),
             "labels": batch["labels"],
             "frames": judge.features(batch["frame"]),
@@ -153,11 +157,10 @@ def scores(judge, features, frames, labels):
 @torch.no_grad()
 def first_signals(pipe, mixture):
     """The first three signals (3, T) separated from a clip (T,), and the class that CLAP takes each of them for."""
-    names = [*CLASSES, "Noise"]
-    texts = pipe.clap.encode_text([f"The sound of {name}" for name in names], pipe.clap_tokenizer)
+    texts = pipe.clap.encode_text(CLASS_TEXTS, pipe.clap_tokenizer)
     signals = pipe.separate(torch.from_numpy(mixture)[None])[:, :3]
     nearest = (pipe.encode_sources(signals)[0] @ texts.T).argmax(-1)
-    return signals[0].cpu(), [names[index].lower() for index in nearest.tolist()]
+    return signals[0].cpu(), [[*CLASSES, "noise"][index] for index in nearest.tolist()]
 
 
 def evaluate(args, judge, pipe, baseline):

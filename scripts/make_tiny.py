@@ -17,7 +17,7 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator  # noqa: E402
 from macs.checkpoints import load_pipeline  # noqa: E402
-from macs.data.soundscapes import CLASSES, make_scene  # noqa: E402
+from macs.data.soundscapes import CLASS_TEXTS, make_scene  # noqa: E402
 from macs.training import replace_folder  # noqa: E402
 
 # Stable Diffusion 1.4's noise schedule
@@ -30,7 +30,7 @@ def tokenizers(vocab_size=1000):
     Other words are spelled out in bytes.
     """
     texts = [make_scene("train", index).caption for index in range(500)]
-    texts += [f"The sound of {label}" for label in [*CLASSES, "Noise"]]
+    texts += CLASS_TEXTS
     clip = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
     roberta = RobertaTokenizer().train_new_from_iterator(texts, vocab_size, show_progress=False)
     clip.model_max_length, roberta.model_max_length = 32, 77  # a caption has 15 tokens at most

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs import ClapEncoder
-from macs.data.soundscapes import CLASSES, caption, make_scene
+from macs.data.soundscapes import CLASS_TEXTS, CLASSES, caption, make_scene
 from macs.data.synthesis import noise
 from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
@@ -105,12 +105,10 @@ def main():
 
     clap = ClapEncoder.from_pretrained(args.model_dir, subfolder="clap", dtype=torch.float32).to(DEVICE)
     tokenizer = AutoTokenizer.from_pretrained(args.model_dir, subfolder="clap_tokenizer")
-    names = [f"The sound of {name}" for name in [*CLASSES, "Noise"]]
-
     def loss_of(batch):
         clips, texts, classes = batch
-        audio, text = clap.encode_audio(clips.to(DEVICE)), clap.encode_text([*texts, *names], tokenizer)
-        text, named = text.float().split([len(texts), len(names)])
+        audio, text = clap.encode_audio(clips.to(DEVICE)), clap.encode_text([*texts, *CLASS_TEXTS], tokenizer)
+        text, named = text.float().split([len(texts), len(CLASS_TEXTS)])
         classes = classes.to(DEVICE)
         return contrastive_loss(audio.float(), text, classes, clap.logit_scale_a) + naming_loss(
             audio.float(), named, classes, clap.logit_scale_t
@@ -122,7 +120,7 @@ def main():
 
     # Which of «The sound of <class>» is nearest to a held-out source?
     with torch.no_grad():
-        texts = clap.encode_text(names[:-1], tokenizer)
+        texts = clap.encode_text(CLASS_TEXTS[:-1], tokenizer)
         scenes = [make_scene("val", index, args.seed, num_sources=1) for index in range(20 * len(CLASSES))]
         clips = torch.from_numpy(np.stack([scene.mixture for scene in scenes]))
         nearest = torch.cat(

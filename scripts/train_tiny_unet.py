@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from diffusers.training_utils import compute_snr
 from diffusers.utils import make_image_grid
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,6 +27,7 @@ from transformers import CLIPTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.data.soundscapes import caption, make_scene
+from macs.denoiser import min_snr_weights
 from scripts.tiny_training import DEVICE, Items, save_part, train
 from scripts.train_tiny_vae import painting
 
@@ -105,8 +105,7 @@ def main():
         noisy = noise_scheduler.add_noise(latents, noise, timesteps)
         predicted = unet(noisy, timesteps, text_encoder(tokens).last_hidden_state).sample
         losses = (predicted.float() - noise).square().mean((1, 2, 3))
-        snr = compute_snr(noise_scheduler, timesteps)
-        return (losses * snr.clamp(max=args.snr_gamma) / snr).mean()
+        return (losses * min_snr_weights(noise_scheduler, timesteps, args.snr_gamma)).mean()
 
     parts = {"unet": unet, "text_encoder": text_encoder}
 
