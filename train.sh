@@ -13,6 +13,7 @@ CACHE_DIR="${CACHE_DIR-cache}"                    # what the frozen models compu
 SD_PATH="${SD_PATH:-asset/macs-tiny}"             # the embedded model, or CompVis/stable-diffusion-v1-4
 PT_PATH="${PT_PATH:-}"                            # with Stable Diffusion: where separator_FSD50K_full.pt is (alxzzz/MACS)
 SEPARATOR="${SEPARATOR:-}"                        # one you trained (output/separator), in place of theirs
+CAPTIONS="${CAPTIONS:-}"                          # csv of captions or labels to learn from, in place of the noise
 TRAINABLE="${TRAINABLE:-adapter}"                 # or unet: the whole UNet too
 EPOCHS="${EPOCHS:-15}"
 LR="${LR:-1e-4}"
@@ -38,6 +39,7 @@ else
 fi
 accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" \
     --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" --output_dir "$OUTPUT_DIR" \
-    --cache_dir "$CACHE_DIR" --trainable "$TRAINABLE" --epochs "$EPOCHS" --lr "$LR" --batch_size "$BATCH_SIZE" \
+    --cache_dir "$CACHE_DIR" --captions "$CAPTIONS" --trainable "$TRAINABLE" \
+    --epochs "$EPOCHS" --lr "$LR" --batch_size "$BATCH_SIZE" \
     --gradient_accumulation_steps "$GRADIENT_ACCUMULATION_STEPS" --scheduler "$SCHEDULER" \
     --num_workers "$NUM_WORKERS" --validation_steps "$VALIDATION_STEPS" "$@"
