@@ -285,6 +285,7 @@ def gradients_of_two_processes(rank, clap_dir, folder):
     (parts["mixit"] + parts["contrastive"] + parts["ranking"]).backward()
     if rank == 0:
         torch.save({name: p.grad for name, p in separator.named_parameters()}, folder / "gradients.pt")
+    del parallel, parts  # before the process group, as in the training itself
     torch.distributed.destroy_process_group()
 
 
