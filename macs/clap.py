@@ -54,7 +54,9 @@ class ClapEncoder(ClapModel):
     def encode_audio(self, waveforms, sample_rate=16000):
         """Waveforms (N, T) at `sample_rate` Hz -> unit-norm embeddings (N, D); gradients flow to the waveforms."""
         if sample_rate != CLAP_RATE:
-            waveforms = AF.resample(waveforms.float(), sample_rate, CLAP_RATE)
+            # autocast stops here: in half precision resampling adds a hiss that CLAP hears
+            with torch.autocast(waveforms.device.type, enabled=False):
+                waveforms = AF.resample(waveforms.float(), sample_rate, CLAP_RATE)
         return self.get_audio_features(log_mel(waveforms).to(self.dtype)).pooler_output
 
     def encode_text(self, texts, tokenizer):

@@ -37,6 +37,15 @@ def test_the_judge_knows_painted_scenes(judge):
     assert sum(set(names) == set(scene.labels) for names, scene in zip(seen, scenes, strict=True)) >= 48
 
 
+def test_clap_hears_the_same_under_autocast(shipped):
+    clips = torch.stack([torch.from_numpy(make_scene("test", index, num_sources=1).mixture) for index in range(6)])
+    with torch.no_grad():
+        plain = shipped.clap.encode_audio(clips)
+        with torch.autocast("cpu", torch.bfloat16):  # as in the training of CLAP and of the separator
+            half = shipped.clap.encode_audio(clips)
+    assert (plain * half).sum(-1).min() > 0.995  # was 0.95 when the resampling was in half precision too
+
+
 @pytest.mark.slow
 def test_separated_signals_are_closer_to_the_sources(shipped):
     for num_sources, expected in ((2, 6), (3, 4)):
