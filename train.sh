@@ -14,6 +14,7 @@ SD_PATH="${SD_PATH:-asset/macs-tiny}"             # the embedded model, or CompV
 PT_PATH="${PT_PATH:-}"                            # with Stable Diffusion: where separator_FSD50K_full.pt is (alxzzz/MACS)
 SEPARATOR="${SEPARATOR:-}"                        # one you trained (output/separator), in place of theirs
 CAPTIONS="${CAPTIONS:-}"                          # csv of captions or labels to learn from, in place of the noise
+LABELS="${LABELS:-}"                              # label file from which the projector learns first; needs CACHE_DIR
 TRAINABLE="${TRAINABLE:-adapter}"                 # or unet: the whole UNet too
 EPOCHS="${EPOCHS:-15}"
 LR="${LR:-1e-4}"
@@ -39,7 +40,7 @@ else
 fi
 accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" \
     --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" --output_dir "$OUTPUT_DIR" \
-    --cache_dir "$CACHE_DIR" --captions "$CAPTIONS" --trainable "$TRAINABLE" \
+    --cache_dir "$CACHE_DIR" --captions "$CAPTIONS" --labels "$LABELS" --trainable "$TRAINABLE" \
     --epochs "$EPOCHS" --lr "$LR" --batch_size "$BATCH_SIZE" \
     --gradient_accumulation_steps "$GRADIENT_ACCUMULATION_STEPS" --scheduler "$SCHEDULER" \
     --num_workers "$NUM_WORKERS" --validation_steps "$VALIDATION_STEPS" "$@"

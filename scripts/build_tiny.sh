@@ -28,7 +28,7 @@ SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-4}"
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
 SCENES="${SCENES:-5000}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-16}"         # the baseline gets the same budget
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-8}"          # the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
@@ -88,7 +88,7 @@ launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "
 both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_accumulation_steps 1)
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --epochs "$GENERATOR_EPOCHS"
     --lr "$GENERATOR_LR" --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 1 --dataset_name Soundscapes
-    --captions "$data/Soundscapes/captions.csv" "${both[@]}")
+    --captions "$data/Soundscapes/captions.csv" --labels "$data/Soundscapes/Soundscapes.csv" "${both[@]}")
 clips=("${scenes[@]}" --dataset_name Clips --max_sources 2)
 step stems "${clips[@]}" --train 0 --stems
 step clips "${clips[@]}" --train "$CLIPS"

@@ -127,13 +127,15 @@ def test_with_captions_the_generator_itself_is_the_target(model, tmp_path):
     assert (heard[[0, 2, 3]] > 1e-6).all()
 
 
-def test_training_by_captions_leaves_out_what_has_none(model, shared, tmp_path, capsys):
-    captions = tmp_path / "captions.csv"
+def test_training_by_captions_and_labels_leaves_out_what_has_none(model, shared, tmp_path, capsys):
+    captions, labels = tmp_path / "captions.csv", tmp_path / "labels.csv"
+    labels.write_text("filename\tevent_labels\n" + "".join(f"-clip#{i}\tRain,Dog\n" for i in range(12)))
     captions.write_text("filename,caption\n" + "".join(f"-clip#{i},The sound of rain\n" for i in range(15)))
-    options = {"cache_dir": shared / "cache", "captions": captions}
+    options = {"cache_dir": shared / "cache", "captions": captions, "labels": labels}
     run(arguments(model, shared / "data", tmp_path / "out", **options))
     output = capsys.readouterr().out
     assert "15 frames to train on" in output and "1 recordings without a caption, left out: -clip#15" in output
+    assert "warm-up by 12 recordings with 2 different labels" in output
     loss = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])["train/epoch_loss"]
     noise_loss = json.loads((shared / "out" / "metrics.jsonl").read_text().splitlines()[-1])["train/epoch_loss"]
     assert loss < noise_loss / 2  # a prediction of an untrained UNet is nearer to its own than to the noise
@@ -313,6 +315,8 @@ def test_two_processes_train_together(model, shared, tmp_path):
         ({"output_dir": "FILE"}, "FILE: the output folder cannot be made"),
         ({"cache_dir": "FILE"}, "FILE/.*: cannot be written"),
         ({"captions": "FILE"}, "FILE: expected the columns"),
+        ({"labels": "OTHERS"}, "--labels needs --cache_dir"),
+        ({"labels": "OTHERS", "cache_dir": "CACHE"}, "OTHERS: none of the recordings has a label, e.g. -clip#0"),
         ({"captions": "OTHERS"}, "OTHERS: none of the 2 recordings has a caption, e.g. -clip#0"),
     ],
 )  # fmt: skip
@@ -323,7 +327,7 @@ def test_what_cannot_be_is_one_clear_line(model, tmp_path, monkeypatch, options,
     (tmp_path / "OTHERS").write_text("filename\tevent_labels\nanother clip\tRain,Dog\n")
     pipe_adapter = macs.AudioAdapter([["x", 32]], num_sources=3, embedding_dim=32, cross_attention_dim=32)
     pipe_adapter.save_pretrained(tmp_path / "ADAPTER")
-    options = {name: tmp_path / v if v in ("FILE", "OTHERS", "ADAPTER") else v for name, v in options.items()}
+    options = {name: tmp_path / v if v in ("FILE", "OTHERS", "ADAPTER", "CACHE") else v for name, v in options.items()}
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments(model, tmp_path / "data", tmp_path / "out", **options)])
     with pytest.raises(SystemExit, match=message) as error:
         train.main()
