@@ -67,25 +67,21 @@ def held_out(seed, num_sources, number):
 def hear(pipe, judge, loader):
     """What all variants of N scenes start from: {name: tensor with N rows}.
 
-    macs (N, M, D), mixture (N, 1, D), stems (N, M, D): embeddings. Of the stems the most similar to the mixture comes
-    first, as the adapter knows them, and faint noise (-80 dBFS) fills the rest: what a perfect separator would give.
+    macs (N, M, D), mixture (N, 1, D), stems (N, S, D): embeddings, the most similar to the mixture's first.
     improvement (N,) in dB, zero where there is one source. labels (N, 19). frames, painted (N, F): the judge's
     features of the scenes' pictures and of other pictures of the same labels.
     """
-    num_samples, parts = pipe.separator.config.num_samples, []
-    silence = 1e-4 * torch.randn(1, 1, num_samples, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    silence = pipe.encode_sources(silence)
+    parts = []
     for batch in loader:
         batch = {name: value.to(DEVICE) for name, value in batch.items()}
         sources = pipe.separate(batch["mixture"])
         mixture = pipe.clap.encode_audio(batch["mixture"])[:, None]
         stems = pipe.encode_sources(batch["stems"])
-        order = (stems @ mixture.mT).argsort(dim=1, descending=True)  # (B, S, 1)
-        silent = silence.expand(len(stems), sources.shape[1] - stems.shape[1], -1)
+        order = (stems @ mixture.mT).argsort(dim=1, descending=True)  # (B, S, 1): the rank the adapter knows them by
         parts.append({
             "macs": pipe.encode_sources(sources),
             "mixture": mixture,
-            "stems": torch.cat([stems.gather(1, order.expand_as(stems)), silent], dim=1),
+            "stems": stems.gather(1, order.expand_as(stems)),
             "improvement": si_sdr_improvement(sources, batch["stems"]).float(),
             "labels": batch["labels"],
             "frames": judge.features(batch["frame"]),
