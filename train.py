@@ -31,7 +31,7 @@ from macs.checkpoints import CheckpointError, export_released, local_folder, ope
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions, read_labels
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.denoiser import Denoiser, denoising_losses
+from macs.denoiser import Denoiser, attention_kernel, denoising_losses
 from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
 from macs.training import (
     Position,
@@ -295,7 +295,7 @@ def train(args):
         step_loss, epoch_losses = 0.0, []
         for batch, bar in epoch_batches(accelerator, loader, position, args.epochs):
             images = step_sizes[(position.batch - 1) // args.gradient_accumulation_steps]
-            with accelerator.accumulate(model):
+            with accelerator.accumulate(model), attention_kernel(batch["noise"]):
                 batch = add_features(batch, frozen, captions)
                 losses = denoising_losses(
                     model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from macs.cache import FeatureStore
 from macs.data.pairs import Draws, PairedClips, collate, find_pairs
-from macs.denoiser import Denoiser, denoising_losses
+from macs.denoiser import Denoiser, attention_kernel, denoising_losses
 from macs.frozen import CachedClips, audio_features, image_features
 from scripts.benchmarks.pipeline import random_pipeline
 from scripts.benchmarks.timing import DEVICE, interleaved, peak_memory
@@ -92,10 +92,11 @@ def run(args):
             for start in range(0, IMAGES, micro_batch):
                 batch = collate([dataset[epoch, i] for i in range(start, start + micro_batch)])
                 batch = {k: v.to(args.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-                with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype != torch.float32):
-                    batch, embeds = prepare(batch), prompt(micro_batch)
-                    losses = denoising_losses(model, noise_scheduler, batch, embeds, 0.18215, dtype)
-                (losses.sum() / IMAGES).backward()
+                with attention_kernel(batch["noise"]):
+                    with torch.autocast(torch.device(args.device).type, dtype, enabled=dtype != torch.float32):
+                        batch, embeds = prepare(batch), prompt(micro_batch)
+                        losses = denoising_losses(model, noise_scheduler, batch, embeds, 0.18215, dtype)
+                    (losses.sum() / IMAGES).backward()
             optimizer.step()
             optimizer.zero_grad()
 
