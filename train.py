@@ -75,7 +75,7 @@ def parse_args(arguments=None):
     parser.add_argument("--snr_gamma", type=float, help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
     parser.add_argument(
         "--captions", default="", help="csv (filename, caption) of the recordings, or their label file: the target is "
-        "what the generator itself predicts for the caption, in place of the noise; learns from far fewer images",
+        "what the generator itself predicts for the caption, in place of the noise; wants fewer images",
     )  # fmt: skip
     parser.add_argument(
         "--labels", default="", help="label file of the recordings: the projector first learns to tell them apart, "
