@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging as transformers_logging
 
 from macs.adapter import AudioAdapter
-from macs.cache import CacheError, read_features
+from macs.cache import CacheError
 from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
-from macs.data.labels import read_captions, read_labels
+from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
 from macs.denoiser import Denoiser, attention_kernel, denoising_losses
 from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
@@ -47,7 +47,7 @@ from macs.training import (
     save_checkpoint,
 )
 from macs.validation import Validation
-from macs.warmup import warm_up
+from macs.warmup import warm_up_by_labels
 
 
 def parse_args(arguments=None):
@@ -113,25 +113,6 @@ def make_model(args, embedding_dim, frozen_dtype):
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return Denoiser(unet, adapter, args.trainable), unet, adapter
-
-
-def warm_up_by_labels(args, accelerator, adapter, dataset):
-    """Warms the projector up by the labels of the recordings in a cached dataset; see `warm_up`."""
-    try:
-        labels = read_labels(args.labels)
-    except (OSError, ValueError) as error:
-        raise TrainingError(str(error)) from error
-    entries = {pair.clip_id: entry for pair, entry in zip(dataset.pairs, dataset.audio_entries, strict=True)}
-    entries = {clip_id: entry for clip_id, entry in entries.items() if labels.get(clip_id)}
-    if not entries:
-        raise TrainingError(f"{args.labels}: none of the recordings has a label, e.g. {dataset.pairs[0].clip_id}")
-    names = sorted({name for clip_id in entries for name in labels[clip_id]})
-    targets = torch.tensor([[name in labels[clip_id] for name in names] for clip_id in entries])
-    source_embeds = torch.stack([read_features(entry, 0) for entry in entries.values()])
-    accelerator.print(f"warm-up by {len(entries)} recordings with {len(names)} different labels")
-    adapter.projector.to(accelerator.device)
-    disable_bar = not accelerator.is_local_main_process
-    warm_up(adapter.projector, source_embeds, targets, seed=args.seed, disable_bar=disable_bar)
 
 
 def add_features(batch, frozen, captions=None):
@@ -210,6 +191,8 @@ def train(args):
         raise TrainingError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
     if args.labels and not args.cache_dir:
         raise TrainingError("--labels needs --cache_dir: the warm-up passes over all embeddings many times")
+    if args.labels and args.adapter:
+        raise TrainingError("--labels is where a new adapter begins; leave it out to go on with --adapter")
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     with accelerator.main_process_first():
         args.sd_path = local_folder(args.sd_path)
@@ -235,6 +218,8 @@ def train(args):
     dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale, captions)
     captions = captions and [captions[pair.clip_id] for pair in dataset.pairs]
     prompt_embeds = frozen.prompt_embeds().to(accelerator.device)
+    if not captions:
+        frozen.release("text")
     validation = Validation(args, accelerator, frozen) if args.validation_steps else None
     if args.cache_dir:
         frozen.release()
@@ -257,7 +242,7 @@ def train(args):
     # Models: only what is trained goes to the optimizer
     model, unet, adapter = make_model(args, frozen.embedding_dim, half)
     if args.labels and not args.resume:
-        warm_up_by_labels(args, accelerator, adapter, dataset)
+        warm_up_by_labels(args, accelerator, adapter.projector, dataset)
     set_seed(args.seed, device_specific=True)  # dropout
     unet.to(accelerator.device)
     teacher = None

@@ -55,9 +55,9 @@ class FrozenModels:
         tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
         return tokenizer, encoder.requires_grad_(False).to(self.device)
 
-    def release(self):
-        """Frees what was loaded; it is loaded again where it is needed again."""
-        for name in ("audio", "vae", "text"):
+    def release(self, *names):
+        """Frees what was loaded of "audio", "vae", "text", all by default; it is loaded again where it is needed."""
+        for name in names or ("audio", "vae", "text"):
             self.__dict__.pop(name, None)
 
     @functools.cached_property

@@ -105,6 +105,7 @@ def main():
 
     clap = ClapEncoder.from_pretrained(args.model_dir, subfolder="clap", dtype=torch.float32).to(DEVICE)
     tokenizer = AutoTokenizer.from_pretrained(args.model_dir, subfolder="clap_tokenizer")
+
     def loss_of(batch):
         clips, texts, classes = batch
         audio, text = clap.encode_audio(clips.to(DEVICE)), clap.encode_text([*texts, *CLASS_TEXTS], tokenizer)

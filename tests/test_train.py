@@ -317,6 +317,7 @@ def test_two_processes_train_together(model, shared, tmp_path):
         ({"captions": "FILE"}, "FILE: expected the columns"),
         ({"labels": "OTHERS"}, "--labels needs --cache_dir"),
         ({"labels": "OTHERS", "cache_dir": "CACHE"}, "OTHERS: none of the recordings has a label, e.g. -clip#0"),
+        ({"labels": "OTHERS", "cache_dir": "CACHE", "adapter": "ADAPTER"}, "leave it out to go on with --adapter"),
         ({"captions": "OTHERS"}, "OTHERS: none of the 2 recordings has a caption, e.g. -clip#0"),
     ],
 )  # fmt: skip
