@@ -23,7 +23,7 @@ from macs.checkpoints import CheckpointError, export_separator, open_separator  
 from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of  # noqa: E402
 from macs.data.labels import label_texts  # noqa: E402
 from macs.explain import sources_figure  # noqa: E402
-from macs.losses import contrastive_loss, mixit_loss, ranking_loss, si_sdr_improvement  # noqa: E402
+from macs.losses import contrastive_loss, mixit_loss, ranking_loss, si_sdr_improvement, sparsity_loss  # noqa: E402
 from macs.training import (  # noqa: E402
     EpochSampler,
     Position,
@@ -38,6 +38,8 @@ from macs.training import (  # noqa: E402
     resume,
     save_checkpoint,
 )
+
+LOSSES = ("mixit", "sparsity", "contrastive", "ranking")
 
 
 def parse_arguments():
@@ -59,6 +61,10 @@ def parse_arguments():
     parser.add_argument("--export_released", help="also write the result in the authors' format to this .pt file")
     parser.add_argument("--M", type=int, default=6, help="signals")
     parser.add_argument("--channels", type=int, default=64, help="width of the U-Net, a multiple of 16")
+    parser.add_argument(
+        "--sparsity", type=float, default=0.0,
+        help="weight, in dB, of the loss that has a source go to one signal, not several; the paper has none",
+    )  # fmt: skip
     parser.add_argument("--clip_seconds", type=float, default=8.0)
     add_training_arguments(parser, epochs=20, lr=1e-3, batch_size=8, gradient_accumulation_steps=2)
     return parser.parse_args()
@@ -122,15 +128,17 @@ def make_datasets(args):
 
 
 def mixture_losses(separator, clap, waveform, text_embeds, logit_scale, autocast, with_clap=True):
-    """The three losses on mixtures of two clips, each clip with its neighbour in the batch.
+    """The losses on mixtures of two clips, each clip with its neighbour in the batch.
 
-    waveform (B, T), text_embeds (B, L, D). Returns a dict: mixit, contrastive, ranking (scalars; the latter two only
-    with_clap), mixture (B, T), sources (B, M, T), similarity (B, M) of each signal's embedding with its mixture's.
+    waveform (B, T), text_embeds (B, L, D). Returns a dict: mixit, sparsity, contrastive, ranking (scalars; the latter
+    two only with_clap), mixture (B, T), sources (B, M, T), similarity (B, M) of each signal's embedding with its
+    mixture's.
     """
     mixture_1, mixture_2 = waveform, waveform.roll(1, dims=0)
     mixture = mixture_1 + mixture_2
     sources = separator(mixture)
     result = {"mixture": mixture, "sources": sources, "mixit": mixit_loss(sources, mixture_1, mixture_2)}
+    result["sparsity"] = sparsity_loss(sources)
     if with_clap:
         with autocast():
             source_embeds = clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])  # one batch of B*M
@@ -146,7 +154,7 @@ def mixture_losses(separator, clap, waveform, text_embeds, logit_scale, autocast
 
 @torch.no_grad()
 def validate(accelerator, separator, clap, text_table, loader, stems, batch_size):
-    """Means over the validation clips: the three losses, SI-SDR improvement (dB), share in which signal 1 leads.
+    """Means over the validation clips: the losses, SI-SDR improvement (dB), share in which signal 1 leads.
 
     On mixtures of two clips, whose sources the two clips are; and where scenes come with their stems, on those too
     (si_sdr_improvement_stems). Returns ({name: number}, the first mixture's parts for the figure).
@@ -167,7 +175,7 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
         text_embeds, clips = text_table[batch["text_ids"]], batch["waveform"]
         parts = mixture_losses(separator, clap, clips, text_embeds, separator.logit_scale, accelerator.autocast)
         shown = shown or {name: parts[name][0].cpu() for name in ("mixture", "sources", "similarity")}
-        for name in ("mixit", "contrastive", "ranking"):
+        for name in LOSSES:
             add(name, parts[name])
         references = torch.stack([clips, clips.roll(1, dims=0)], dim=1)
         add_improvement("si_sdr_improvement", parts["sources"], references)
@@ -185,7 +193,7 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
             add_improvement("si_sdr_improvement_stems", separator(references.sum(1)), references)
     separator.train()
 
-    names = ["mixit", "contrastive", "ranking", "si_sdr_improvement", "signal_1_leads"]
+    names = [*LOSSES, "si_sdr_improvement", "signal_1_leads"]
     names += ["si_sdr_improvement_stems"] if stems else []
     table = torch.stack([sums.get(name, torch.zeros(2, dtype=torch.float64)) for name in names])
     table = accelerator.reduce(table.to(accelerator.device, torch.float32))
@@ -236,6 +244,7 @@ def train(args):
     accelerator.register_for_checkpointing(schedule, position)
     logit_scale = accelerator.unwrap_model(separator).logit_scale
     names = ["dataset_name", "M", "channels", "clip_seconds", "epochs", "lr", "batch_size", "scheduler", "seed"]
+    names += ["sparsity"]
     settings = {name: getattr(args, name) for name in [*names, "gradient_accumulation_steps"]}
     settings |= {"clips": len(training), "processes": accelerator.num_processes}
     settings |= {"mixed_precision": accelerator.mixed_precision}
@@ -255,10 +264,11 @@ def train(args):
                     loss = (1 - alpha) * parts["mixit"] + alpha * (parts["contrastive"] + parts["ranking"])
                 else:
                     loss = parts["mixit"] + 0 * logit_scale  # every parameter takes part, as DDP expects
+                loss = loss + args.sparsity * parts["sparsity"]
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
-            losses = {name: parts[name].item() for name in ("mixit", "contrastive", "ranking") if name in parts}
+            losses = {name: parts[name].item() for name in LOSSES if name in parts}
             bar.set_postfix({name: f"{value:.2f}" for name, value in losses.items()})
             for message in set(batch["skipped"]) - skipped:
                 bar.write(f"skipped: {message}")
