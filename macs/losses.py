@@ -103,17 +103,16 @@ def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
     return -si_sdr.sum(-1).amax(1).mean().to(sources.dtype)
 
 
-def sparsity_loss(sources, eps=1e-8):
-    """How many signals a mixture is spread over, the later ones counting more: weighted L1 / L2 of the signals' RMS.
+def correlation_loss(sources, eps=1e-8):
+    """How much the signals resemble each other: sum over i != j of |<s_i, s_j>|, per energy of their mixture.
 
-    sources (B, M, T). MixIT alone likes every source dealt out to several signals, which then all resemble the mixture.
-    The ratio of Wisdom et al. ("Sparse, Efficient, and Semantic Mixture Invariant Training", 2021) is 1 where one
-    signal holds all and sqrt(M) where all are alike; weights from 1 for the first signal to 2 for the last leave what
-    is loudest to the first ones. A scalar, mean over B.
+    sources (B, M, T) that sum to the mixture. 1 - 1/M where all are alike, 0 where each moment and frequency belongs to
+    one signal. MixIT alone likes every source dealt out to several signals, which are all near copies of the mixture
+    (Wisdom et al., "Sparse, Efficient, and Semantic Mixture Invariant Training", 2021). A scalar, mean over B.
     """
-    rms = (sources.square().mean(-1) + eps).sqrt()
-    weights = torch.linspace(1, 2, sources.shape[1], dtype=rms.dtype, device=rms.device)
-    return ((weights * rms).sum(-1) / rms.norm(dim=-1)).mean()
+    gram = sources @ sources.mT
+    energy = gram.sum((1, 2)) + eps
+    return ((gram.abs().sum((1, 2)) - gram.diagonal(dim1=1, dim2=2).sum(1)) / energy).mean()
 
 
 def si_sdr_improvement(sources, references):

@@ -23,7 +23,7 @@ from macs.checkpoints import CheckpointError, export_separator, open_separator  
 from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of  # noqa: E402
 from macs.data.labels import label_texts  # noqa: E402
 from macs.explain import sources_figure  # noqa: E402
-from macs.losses import contrastive_loss, mixit_loss, ranking_loss, si_sdr_improvement, sparsity_loss  # noqa: E402
+from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement  # noqa: E402
 from macs.training import (  # noqa: E402
     EpochSampler,
     Position,
@@ -39,7 +39,7 @@ from macs.training import (  # noqa: E402
     save_checkpoint,
 )
 
-LOSSES = ("mixit", "sparsity", "contrastive", "ranking")
+LOSSES = ("mixit", "correlation", "contrastive", "ranking")
 
 
 def parse_arguments():
@@ -62,7 +62,7 @@ def parse_arguments():
     parser.add_argument("--M", type=int, default=6, help="signals")
     parser.add_argument("--channels", type=int, default=64, help="width of the U-Net, a multiple of 16")
     parser.add_argument(
-        "--sparsity", type=float, default=0.0,
+        "--decorrelation", type=float, default=0.0,
         help="weight, in dB, of the loss that has a source go to one signal, not several; the paper has none",
     )  # fmt: skip
     parser.add_argument("--clip_seconds", type=float, default=8.0)
@@ -130,15 +130,15 @@ def make_datasets(args):
 def mixture_losses(separator, clap, waveform, text_embeds, logit_scale, autocast, with_clap=True):
     """The losses on mixtures of two clips, each clip with its neighbour in the batch.
 
-    waveform (B, T), text_embeds (B, L, D). Returns a dict: mixit, sparsity, contrastive, ranking (scalars; the latter
-    two only with_clap), mixture (B, T), sources (B, M, T), similarity (B, M) of each signal's embedding with its
+    waveform (B, T), text_embeds (B, L, D). Returns a dict: mixit, correlation, contrastive, ranking (scalars; the
+    latter two only with_clap), mixture (B, T), sources (B, M, T), similarity (B, M) of each signal's embedding with its
     mixture's.
     """
     mixture_1, mixture_2 = waveform, waveform.roll(1, dims=0)
     mixture = mixture_1 + mixture_2
     sources = separator(mixture)
     result = {"mixture": mixture, "sources": sources, "mixit": mixit_loss(sources, mixture_1, mixture_2)}
-    result["sparsity"] = sparsity_loss(sources)
+    result["correlation"] = correlation_loss(sources)
     if with_clap:
         with autocast():
             source_embeds = clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])  # one batch of B*M
@@ -244,7 +244,7 @@ def train(args):
     accelerator.register_for_checkpointing(schedule, position)
     logit_scale = accelerator.unwrap_model(separator).logit_scale
     names = ["dataset_name", "M", "channels", "clip_seconds", "epochs", "lr", "batch_size", "scheduler", "seed"]
-    names += ["sparsity"]
+    names += ["decorrelation"]
     settings = {name: getattr(args, name) for name in [*names, "gradient_accumulation_steps"]}
     settings |= {"clips": len(training), "processes": accelerator.num_processes}
     settings |= {"mixed_precision": accelerator.mixed_precision}
@@ -264,7 +264,7 @@ def train(args):
                     loss = (1 - alpha) * parts["mixit"] + alpha * (parts["contrastive"] + parts["ranking"])
                 else:
                     loss = parts["mixit"] + 0 * logit_scale  # every parameter takes part, as DDP expects
-                loss = loss + args.sparsity * parts["sparsity"]
+                loss = loss + args.decorrelation * parts["correlation"]
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from macs.losses import assignment_si_sdr, contrastive_loss, mixit_loss, ranking_loss, soft_rank
+from macs.losses import assignment_si_sdr, contrastive_loss, correlation_loss, mixit_loss, ranking_loss, soft_rank
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,18 @@ def test_mixit_never_leaves_the_first_mixture_without_a_signal():
     assert mixit_loss(sources[:, :1], mixture, torch.zeros_like(mixture)).item() == pytest.approx(perfect.item())
 
 
+def test_correlation_of_copies_of_exclusive_and_of_cancelling_signals():
+    a, b = torch.eye(2, dtype=torch.float64).repeat(1, 50)  # orthogonal, of equal energy
+    none = torch.zeros_like(a)
+    signals = {
+        "copies": [(a + b) / 3] * 3,
+        "exclusive": [a, b, none],
+        "cancelling": [a + b, b, -b],  # <s1, s2>, <s1, s3> and <s2, s3> are half the mixture's energy each
+    }
+    losses = {name: correlation_loss(100 * torch.stack(rows)[None]).item() for name, rows in signals.items()}
+    assert losses == pytest.approx({"copies": 2 / 3, "exclusive": 0, "cancelling": 3})
+
+
 def test_contrastive_loss_equals_the_reference(reference):
     audio, text = (F.normalize(reference[name], dim=-1) for name in ("audio_emb", "text_emb"))
     loss = contrastive_loss(audio, text, reference["tau2"])
@@ -115,6 +127,7 @@ def test_soft_rank_of_values_far_apart_is_the_rank_and_of_close_values_is_linear
         (mixit_loss, [(2, 3, 40), (2, 40), (2, 40)]),
         (lambda sources, references: assignment_si_sdr(sources, references), [(1, 2, 30), (1, 3, 30)]),
         (contrastive_loss, [(2, 3, 5), (2, 4, 5), ()]),
+        (correlation_loss, [(2, 3, 40)]),
         (ranking_loss, [(3, 6)]),
         (soft_rank, [(3, 6)]),
     ],
@@ -128,7 +141,7 @@ def test_silence_gives_finite_losses_and_gradients():
     silence, noise = torch.zeros(2, 6, 1000), randn(2, 1000).float()
     for mixture_1, mixture_2 in itertools.product((silence[:, 0], noise), repeat=2):
         sources = silence.clone().requires_grad_()
-        loss = mixit_loss(sources, mixture_1, mixture_2)
+        loss = mixit_loss(sources, mixture_1, mixture_2) + correlation_loss(sources)
         loss.backward()
         assert loss.isfinite()
         assert sources.grad.isfinite().all()
