@@ -23,12 +23,14 @@ UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-16}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
 # ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of
 # FSD50K, and scenes of one to three for stage two (0.3 MB each)
-CLIPS="${CLIPS:-3000}"
+CLIPS="${CLIPS:-8000}"
 SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-4}"
+SEPARATOR_DECORRELATION="${SEPARATOR_DECORRELATION:-5}"  # without it the signals are near copies of the mixture
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
-SCENES="${SCENES:-5000}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-8}"          # the baseline gets the same budget
+SEPARATED_SCENES="${SEPARATED_SCENES:-8000}"       # met once, by CLAP, which learns what this separator makes of them
+SCENES="${SCENES:-10000}"
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
@@ -94,7 +96,10 @@ step stems "${clips[@]}" --train 0 --stems
 step clips "${clips[@]}" --train "$CLIPS"
 step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separator.py --dataset_name Clips \
     --clap "$model" --channels 16 --validation_set test --validation_clips 64 --epochs "$SEPARATOR_EPOCHS" \
-    --lr "$SEPARATOR_LR" --batch_size "$SEPARATOR_BATCH_SIZE" --checkpointing_steps 100 "${both[@]}"
+    --lr "$SEPARATOR_LR" --batch_size "$SEPARATOR_BATCH_SIZE" --checkpointing_steps 100 \
+    --decorrelation "$SEPARATOR_DECORRELATION" "${both[@]}"
+step clap_separated python scripts/train_tiny_clap.py --separator "$separator" --scenes "$SEPARATED_SCENES" \
+    --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}"
 step scenes "${scenes[@]}" --train "$SCENES"
 step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"

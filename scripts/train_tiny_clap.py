@@ -1,6 +1,8 @@
 """Trains the embedded model's CLAP on captioned scenes: python scripts/train_tiny_clap.py --model_dir asset/macs-tiny
 
 Takes MODEL_DIR/clap as scripts/make_tiny.py made it and puts the trained one in its place. Resumes when run again.
+With --separator it learns from what that separator makes of the scenes, not from parts cut out of them: once stage one
+is done, CLAP is trained on with it.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from macs import ClapEncoder
+from macs import ClapEncoder, Separator
 from macs.data.soundscapes import CLASS_TEXTS, CLASSES, caption, make_scene
 from macs.data.synthesis import noise
 from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
@@ -51,18 +53,43 @@ def cut_out(stems, rng):
     return signal, (energies >= 0.2 * energies.sum()).nonzero()[:, 0].tolist()
 
 
-def captioned_clip(seed, index):
+@lru_cache(maxsize=1)
+def trained_separator(folder):
+    return Separator.from_pretrained(folder).float().eval()
+
+
+@lru_cache(maxsize=1)
+@torch.no_grad()
+def separated(folder, seed, index):
+    """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S)."""
+    separator = trained_separator(folder)
+    stems = torch.from_numpy(scene_of(seed, index).stems)
+    n_fft, hop_length = separator.config.n_fft, separator.config.hop_length
+    masks, stft = separator.masks(stems.sum(0, keepdim=True))  # (1, M, F, T'), (1, F, T')
+    masks = masks[0] + (1 - masks[0].sum(0)) / len(masks[0])  # mixture consistency
+    signals = torch.istft(masks * stft, n_fft, hop_length, window=separator.window, length=stems.shape[1])
+    power = torch.stft(stems, n_fft, hop_length, window=separator.window, return_complex=True).abs().square()
+    energies = torch.einsum("mft,sft->ms", masks.square(), power) + 1e-8
+    return signals.numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
+
+
+def captioned_clip(seed, index, separator=""):
     """A clip (128000,), its caption, and its set of classes as an integer (one bit each).
 
-    Of every scene first the mixture, then twice what a separator might hand on: parts of it, or now and then nothing
-    but noise. Loudness varies by 20 dB, of the parts by 30 dB.
+    Of every scene first the mixture, then twice what a separator hands on, or, without one, might hand on: parts of it,
+    or now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
     """
     scene, rng = scene_of(seed, index // CLIPS), np.random.default_rng([seed, index])
     labels, clip, loudness = scene.labels, scene.mixture, 20
     if index % CLIPS and rng.random() < 0.05:
         labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
     elif index % CLIPS:
-        clip, heard = cut_out(scene.stems, rng)
+        if separator:
+            signals, shares = separated(separator, seed, index // CLIPS)
+            chosen = np.random.default_rng([seed, index // CLIPS]).permutation(len(signals))[index % CLIPS]
+            clip, heard = signals[chosen], np.flatnonzero(shares[chosen] >= 0.2)
+        else:
+            clip, heard = cut_out(scene.stems, rng)
         labels, loudness = [labels[stem] for stem in heard], 30
     clip = clip * 10 ** (-rng.uniform(0, loudness) / 20) + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
     text = caption(labels, rng) if labels else "The sound of Noise"
@@ -95,6 +122,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
+    parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
     parser.add_argument("--scenes", type=int, default=40000, help="three clips of each (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
@@ -116,8 +144,10 @@ def main():
         )
 
     steps = CLIPS * args.scenes // args.batch_size
-    batches = fresh_batches(partial(captioned_clip, args.seed), args.batch_size, steps, args.num_workers)
-    train("clap", {"clap": clap}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
+    make = partial(captioned_clip, args.seed, separator=args.separator)
+    batches = fresh_batches(make, args.batch_size, steps, args.num_workers)
+    name = "clap_separated" if args.separator else "clap"
+    train(name, {"clap": clap}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
 
     # Which of «The sound of <class>» is nearest to a held-out source?
     with torch.no_grad():

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from macs import Separator
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.judge import Judge
 from scripts.tiny_training import train
-from scripts.train_tiny_clap import CLIPS, captioned_clip, contrastive_loss, cut_out, naming_loss
+from scripts.train_tiny_clap import CLIPS, captioned_clip, contrastive_loss, cut_out, naming_loss, separated
 from scripts.train_tiny_vae import painting, reconstruction_loss
 
 
@@ -85,6 +86,25 @@ def test_what_is_cut_out_is_named_by_what_is_in_it():
             assert 0.05 < share[0] < 0.95
     assert seen == {(0,), (1,), (0, 1)}
     assert cut_out(stems[:1], rng)[1] == [0]
+
+
+def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_path):
+    torch.manual_seed(0)
+    separator = Separator(num_sources=3, channels=16).eval()
+    torch.nn.init.normal_(separator.unet.out_conv[-1].weight, std=2.0)  # masks that differ
+    separator.save_pretrained(tmp_path)
+    for index in range(4):
+        scene = make_scene("train", index)
+        signals, shares = separated(tmp_path, 0, index)
+        with torch.no_grad():
+            expected = separator(torch.from_numpy(scene.stems).sum(0, keepdim=True))[0]
+        torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
+        assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
+        classes = [captioned_clip(0, CLIPS * index + clip, str(tmp_path))[2] for clip in (1, 2)]
+        heard = [{i for i, name in enumerate(scene.labels) if bits >> CLASSES.index(name) & 1} for bits in classes]
+        possible = [set(np.flatnonzero(row >= 0.2)) for row in shares]
+        assert all(found in [*possible, set()] for found in heard)  # now and then noise takes a signal's place
+    assert len(scene.stems) > 1 and not np.allclose(shares, shares[0], atol=1e-3)
 
 
 def test_reconstruction_loss_prefers_sharp_outlines():
