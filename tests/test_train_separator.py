@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,15 @@ def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, tm
     (out / "checkpoints/step-00000006/model.safetensors").write_bytes(b"cut off")
     with pytest.raises(SystemExit, match="step-00000006: the checkpoint cannot be read"):
         run_here(monkeypatch, *options, "--resume", "latest")
+
+
+def test_decorrelation_makes_signals_that_resemble_each_other_less(monkeypatch, capsys, options):
+    def correlations(weight):
+        run_here(monkeypatch, *options, "--epochs", 1, "--decorrelation", weight)
+        return [float(value) for value in re.findall(r"correlation=([\d.]+)\]", capsys.readouterr().err)]
+
+    without, with_it = correlations(0), correlations(100)
+    assert without[0] == with_it[0] and with_it[-1] < 0.6 * without[-1]
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole(monkeypatch, options, tmp_path):
