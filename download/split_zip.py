@@ -60,4 +60,10 @@ def open_split_zip(paths):
     added = joined.starts[directory_disk]
     for entry in archive.infolist():
         entry.header_offset += joined.starts[entry.volume] - added
+    # Pythons that refuse overlapping entries have drawn each one's bound from the offsets as they were
+    end = archive.start_dir
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.header_offset, reverse=True):
+        if hasattr(entry, "_end_offset"):
+            entry._end_offset = end
+        end = entry.header_offset
     return archive
