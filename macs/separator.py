@@ -130,15 +130,30 @@ class Separator(ModelMixin, ConfigMixin):
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
 
-    def masks(self, mixture):
-        """(B, num_samples) -> masks (B, M, F, T') in [0, 1] and the complex STFT (B, F, T')."""
+    def stft(self, waveform):
+        """(B, T) -> complex (B, F, T')."""
         # half precision does not hold |X|^2, and FFTs want float32: autocast stops here
-        with torch.autocast(mixture.device.type, enabled=False):
-            stft = torch.stft(
-                mixture.float(), self.config.n_fft, self.config.hop_length, window=self.window, return_complex=True
+        with torch.autocast(waveform.device.type, enabled=False):
+            return torch.stft(
+                waveform.float(), self.config.n_fft, self.config.hop_length, window=self.window, return_complex=True
             )
-            power = stft.real.square() + stft.imag.square()
-        return self.unet(power[:, None]), stft
+
+    def masks(self, stft):
+        """A mixture's STFT (B, F, T') of num_samples -> masks (B, M, F, T') in [0, 1]."""
+        return self.unet((stft.real.square() + stft.imag.square())[:, None])
+
+    def apply_masks(self, masks, stft, waveform):
+        """Masks (B or 1, M, F, T'), a waveform (B, T) and its STFT -> M signals that sum to the waveform, (B, M, T).
+
+        Linear in the waveform: what a mixture's masks make of its stems adds up to what they make of the mixture.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            masked = (masks.float() * stft[:, None]).flatten(0, 1)  # (B*M, F, T')
+            sources = torch.istft(
+                masked, self.config.n_fft, self.config.hop_length, window=self.window, length=waveform.shape[-1]
+            ).unflatten(0, (len(stft), self.config.num_sources))
+            # mixture consistency: the residual is shared out equally
+            return sources + (waveform - sources.sum(dim=1))[:, None] / self.config.num_sources
 
     def forward(self, mixture):
         """mixture (B, T) at 16 kHz, T <= num_samples -> sources (B, M, T) in float32, which sum to the mixture.
@@ -154,12 +169,5 @@ class Separator(ModelMixin, ConfigMixin):
         if self.config.num_sources == 1:
             return mixture[:, None].float()  # what consistency makes of any one signal
         mixture = F.pad(mixture.float(), (0, longest - length))
-        masks, stft = self.masks(mixture)
-        with torch.autocast(mixture.device.type, enabled=False):
-            masked = (masks.float() * stft[:, None]).flatten(0, 1)  # (B*M, F, T')
-            sources = torch.istft(
-                masked, self.config.n_fft, self.config.hop_length, window=self.window, length=longest
-            ).unflatten(0, masks.shape[:2])
-            # mixture consistency: the residual is shared out equally
-            sources = sources + (mixture - sources.sum(dim=1))[:, None] / self.config.num_sources
-        return sources[..., :length]
+        stft = self.stft(mixture)
+        return self.apply_masks(self.masks(stft), stft, mixture)[..., :length]

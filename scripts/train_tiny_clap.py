@@ -64,13 +64,10 @@ def separated(folder, seed, index):
     """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S)."""
     separator = trained_separator(folder)
     stems = torch.from_numpy(scene_of(seed, index).stems)
-    n_fft, hop_length = separator.config.n_fft, separator.config.hop_length
-    masks, stft = separator.masks(stems.sum(0, keepdim=True))  # (1, M, F, T'), (1, F, T')
-    masks = masks[0] + (1 - masks[0].sum(0)) / len(masks[0])  # mixture consistency
-    signals = torch.istft(masks * stft, n_fft, hop_length, window=separator.window, length=stems.shape[1])
-    power = torch.stft(stems, n_fft, hop_length, window=separator.window, return_complex=True).abs().square()
-    energies = torch.einsum("mft,sft->ms", masks.square(), power) + 1e-8
-    return signals.numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
+    masks = separator.masks(separator.stft(stems.sum(0, keepdim=True)))
+    parts = separator.apply_masks(masks, separator.stft(stems), stems)  # (S, M, T): of each stem in each signal
+    energies = parts.square().sum(-1).T + 1e-8
+    return parts.sum(0).numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
 
 
 def captioned_clip(seed, index, separator=""):

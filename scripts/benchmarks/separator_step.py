@@ -26,7 +26,7 @@ def run(args):
     partners = clips.roll(1, dims=0)
     mixture = clips + partners
     with torch.no_grad():
-        sources, power = separator(mixture), separator.masks(mixture)[1].abs().square()[:, None]
+        sources, power = separator(mixture), separator.stft(mixture).abs().square()[:, None]
         mixture_embeds = clap.encode_audio(mixture)
         embeds = clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2])
     texts = torch.randn(args.batch_size, 10, embeds.shape[-1], device=args.device)
