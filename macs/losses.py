@@ -129,6 +129,18 @@ def si_sdr_improvement(sources, references):
     return si_sdr[:, complete].mean(-1).amax(1) - mixture.mean(-1)
 
 
+def best_signal_improvement(sources, references):
+    """`si_sdr_improvement` with the best single signal for each reference, not the best sum: (B,), in dB.
+
+    Sums say nothing about copies: a source dealt out to all signals adds up to itself again.
+    """
+    si_sdr, given = assignment_si_sdr(sources, references), assignments(sources.shape[1], references.shape[1])
+    count = given.sum(-1).to(si_sdr.device)  # (K**M, K): signals that each reference gets
+    best = si_sdr.masked_fill(count != 1, -math.inf).amax(1)
+    mixture = si_sdr.masked_fill(count != sources.shape[1], -math.inf).amax(1)
+    return (best - mixture).mean(-1)
+
+
 def contrastive_loss(audio, text, logit_scale, assignment_scale=100.0):
     """Aligns every separated signal with its soft label: L_contrastive.
 

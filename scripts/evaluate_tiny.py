@@ -1,9 +1,10 @@
 """Measures the embedded model on held-out soundscapes, per number of sources: python scripts/evaluate_tiny.py
 
-Separation: SI-SDR improvement over the mixture. Pictures: macro F1 of the classes that the judge sees in them, and the
-Fréchet distance in the judge's features to the painted ones. MACS is held against the same training without separation,
-its first sources alone, the true stems and the text prompt. OUTPUT_DIR gets results.txt, .md, .json, .png and
-examples.png. Interrupted, it goes on; what other weights or settings gave is never taken for these.
+Separation: SI-SDR improvement over the mixture, of the best sums of signals and of single ones. Pictures: macro F1 of
+the classes that the judge sees in them, and the Fréchet distance in the judge's features to the painted ones. MACS is
+held against the same training without separation, its first sources alone, the true stems and the text prompt.
+OUTPUT_DIR gets results.txt, .md, .json, .png and examples.png. Interrupted, it goes on; what other weights or settings
+gave is never taken for these.
 
     python scripts/evaluate_tiny.py --interpolate asset/demo/rain_dog.wav asset/demo/sea_bird.wav
 
@@ -32,7 +33,7 @@ from macs.checkpoints import CheckpointError, load_pipeline, weight_files
 from macs.data.soundscapes import CLASS_TEXTS, CLASSES, make_scene
 from macs.evaluation import frechet_distance
 from macs.judge import Judge
-from macs.losses import si_sdr_improvement
+from macs.losses import best_signal_improvement, si_sdr_improvement
 from scripts.tiny_report import examples_figure, interpolation_figure, results_figure, tables
 from scripts.tiny_training import DEVICE, Items
 
@@ -68,8 +69,8 @@ def hear(pipe, judge, loader):
     """What all variants of N scenes start from: {name: tensor with N rows}.
 
     macs (N, M, D), mixture (N, 1, D), stems (N, S, D): embeddings, the most similar to the mixture's first.
-    improvement (N,) in dB, zero where there is one source. labels (N, 19). frames, painted (N, F): the judge's
-    features of the scenes' pictures and of other pictures of the same labels.
+    improvement, single (N,): of the best sums and of the best single signals, in dB. labels (N, 19). frames, painted
+    (N, F): the judge's features of the scenes' pictures and of other pictures of the same labels.
     """
     parts = []
     for batch in loader:
@@ -83,6 +84,7 @@ def hear(pipe, judge, loader):
             "mixture": mixture,
             "stems": stems.gather(1, order.expand_as(stems)),
             "improvement": si_sdr_improvement(sources, batch["stems"]).float(),
+            "single": best_signal_improvement(sources, batch["stems"]).float(),
             "labels": batch["labels"],
             "frames": judge.features(batch["frame"]),
             "painted": judge.features(batch["other"]),
@@ -160,8 +162,11 @@ def first_signals(pipe, mixture):
 
 
 def evaluate(args, judge, pipe, baseline):
-    """{"si_sdr_improvement": {2: [per seed], 3: ...}, "variants": {variant: {1: {measure: [per seed]}, ...}}} and the
-    examples: as `examples_figure` takes them."""
+    """The results, and the examples as `examples_figure` takes them.
+
+    results: {"si_sdr_improvement", "best_signal_improvement": {2: [per seed], 3: ...}, "variants": {variant: {1:
+    {measure: [per seed]}, ...}}}
+    """
     settings = {name: getattr(args, name) for name in ("scenes", "steps", "guidance_scale", "mixed_precision")}
     files = [file for folder in (args.model_dir, args.judge) for file in weight_files(folder)]
     hearing = fingerprint({"scenes": args.scenes}, files)
@@ -170,6 +175,7 @@ def evaluate(args, judge, pipe, baseline):
         names["mixture"] = fingerprint(settings, files + weight_files(args.baseline))
     results = {
         "si_sdr_improvement": {2: [], 3: []},
+        "best_signal_improvement": {2: [], 3: []},
         "variants": {name: {k: {"f1": [], "frechet_distance": []} for k in (1, 2, 3)} for name in args.variants},
     }
     examples = []
@@ -182,9 +188,10 @@ def evaluate(args, judge, pipe, baseline):
 
             items = Items(partial(held_out, seed, num_sources), 0, args.scenes)
             loader = DataLoader(items, args.batch_size, num_workers=args.num_workers)
-            heard = measured(path("heard", hearing), partial(hear, pipe, judge, loader))
+            heard = measured(path("hearing", hearing), partial(hear, pipe, judge, loader))
             if num_sources > 1:
                 results["si_sdr_improvement"][num_sources].append(heard["improvement"].mean().item())
+                results["best_signal_improvement"][num_sources].append(heard["single"].mean().item())
             scenes = [held_out_scene(seed, num_sources, number) for number in range(args.scenes)]
             captions, pictures = [scene.caption for scene in scenes], {}
             for variant in args.variants:

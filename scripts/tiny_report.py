@@ -45,8 +45,11 @@ def rows(results):
     if {"macs", "top3"} <= f1.keys() and all(f1["macs"][k].all() for k in COUNTS):
         kept = [_number(f1["top3"][k] / f1["macs"][k], 3) for k in COUNTS]
         body.append(["share of it that the first 3 keep", *kept, "", "", ""])
-    improvement = [_number(results["si_sdr_improvement"].get(k, []), 1) for k in COUNTS]
-    body.append(["SI-SDR improvement of the separation, dB", *improvement, "", "", ""])
+    for name, title in {
+        "si_sdr_improvement": "SI-SDR improvement of the separation, dB",
+        "best_signal_improvement": "that of the best single signals, dB",
+    }.items():
+        body.append([title, *(_number(results[name].get(k, []), 1) for k in COUNTS), "", "", ""])
     return [head, *body]
 
 

@@ -50,7 +50,8 @@ def test_measures_all_variants_and_goes_on_where_it_was(run, tmp_path, monkeypat
         for found in counts.values():
             assert len(found["f1"]) == 1 and all(0 <= value <= 1 for value in found["f1"])
             assert all(value >= 0 for value in found["frechet_distance"])
-    assert np.isfinite([*results["si_sdr_improvement"]["2"], *results["si_sdr_improvement"]["3"]]).all()
+    for name in ("si_sdr_improvement", "best_signal_improvement"):
+        assert np.isfinite([*results[name]["2"], *results[name]["3"]]).all()
     assert all(name in (tmp_path / "results.md").read_text() for name in NAMES.values())
     assert Image.open(tmp_path / "results.png").width > 1000 and (tmp_path / "examples.png").exists()
 
@@ -143,14 +144,16 @@ def test_table_shows_means_spread_and_leads():
         "settings": {"seeds": 3},
         "variants": {"macs": variant(0.9, 0.8, 0.7), "top3": variant(0.9, 0.8, 0.7), "mixture": variant(0.9, 0.6, 0.5)},
         "si_sdr_improvement": {2: [6.0, 7.0, 8.0], 3: [5.0, 5.0, 5.0]},
+        "best_signal_improvement": {2: [4.0, 5.0, 6.0], 3: [3.0, 3.0, 3.0]},
     }
     text, markdown = tables(results)
-    lines = [[cell.strip() for cell in line.split("|")] for line in markdown.split("\n")[:8]]
+    lines = [[cell.strip() for cell in line.split("|")] for line in markdown.split("\n")[:9]]
     rows = {name: cells for _, name, *cells in lines if name}
     assert rows["MACS, M = 6"][:4] == ["0.900 ± 0.100", "0.800 ± 0.100", "0.700 ± 0.100", "1.0 ± 0.0"]
     assert rows["lead of MACS over no separation"][:3] == ["0.000 ± 0.000", "0.200 ± 0.000", "0.200 ± 0.000"]
     assert rows["share of it that the first 3 keep"][:3] == ["1.000 ± 0.000"] * 3
     assert rows["SI-SDR improvement of the separation, dB"][:3] == ["–", "7.0 ± 1.0", "5.0 ± 0.0"]
+    assert rows["that of the best single signals, dB"][:3] == ["–", "5.0 ± 1.0", "3.0 ± 0.0"]
     assert "0.800 ± 0.100" in text
 
 
