@@ -10,7 +10,7 @@ from macs.data.labels import read_labels
 from macs.training import TrainingError
 
 
-def warm_up(projector, source_embeds, targets, epochs=40, batch_size=64, lr=2e-3, seed=0, disable_bar=False):
+def warm_up(projector, source_embeds, targets, epochs=10, batch_size=64, lr=2e-3, seed=0, disable_bar=False):
     """Teaches the projector, in place, to make tokens by which the labels of a recording are told apart.
 
     source_embeds (N, M, D); targets (N, L), 1 where a recording has the label. A linear head, thrown away afterwards,
