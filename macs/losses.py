@@ -115,30 +115,21 @@ def correlation_loss(sources, eps=1e-8):
     return ((gram.abs().sum((1, 2)) - gram.diagonal(dim1=1, dim2=2).sum(1)) / energy).mean()
 
 
-def si_sdr_improvement(sources, references):
+def si_sdr_improvement(sources, references, single=False):
     """By how many dB the best assignment of the signals comes closer to the references than the mixture does.
 
     sources (B, M, T) that sum to the mixture, references (B, K, T), K <= M. Returns (B,), the mean over the references,
     each of which gets at least one signal; the best assignment is the one with the greatest mean SI-SDR.
+    single: instead the best single signal for each reference. Sums say nothing about copies: a source dealt out to all
+    signals adds up to itself again.
     """
     num_sources, num_references = sources.shape[1], references.shape[1]
-    given = assignments(num_sources, num_references, sources.device)
     si_sdr = assignment_si_sdr(sources, references)  # (B, K**M, K)
-    mixture = si_sdr[:, (given.sum(-1) == num_sources).any(-1)].diagonal(dim1=1, dim2=2)  # all signals to each
-    complete = given.any(-1).all(-1)
-    return si_sdr[:, complete].mean(-1).amax(1) - mixture.mean(-1)
-
-
-def best_signal_improvement(sources, references):
-    """`si_sdr_improvement` with the best single signal for each reference, not the best sum: (B,), in dB.
-
-    Sums say nothing about copies: a source dealt out to all signals adds up to itself again.
-    """
-    si_sdr, given = assignment_si_sdr(sources, references), assignments(sources.shape[1], references.shape[1])
-    count = given.sum(-1).to(si_sdr.device)  # (K**M, K): signals that each reference gets
-    best = si_sdr.masked_fill(count != 1, -math.inf).amax(1)
-    mixture = si_sdr.masked_fill(count != sources.shape[1], -math.inf).amax(1)
-    return (best - mixture).mean(-1)
+    count = assignments(num_sources, num_references, sources.device).sum(-1)  # (K**M, K): signals given to each
+    mixture = si_sdr.masked_fill(count < num_sources, -math.inf).amax(1).mean(-1)  # all signals to each
+    if single:
+        return si_sdr.masked_fill(count != 1, -math.inf).amax(1).mean(-1) - mixture
+    return si_sdr[:, count.all(-1)].mean(-1).amax(1) - mixture
 
 
 def contrastive_loss(audio, text, logit_scale, assignment_scale=100.0):

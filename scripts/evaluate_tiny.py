@@ -33,7 +33,7 @@ from macs.checkpoints import CheckpointError, load_pipeline, weight_files
 from macs.data.soundscapes import CLASS_TEXTS, CLASSES, make_scene
 from macs.evaluation import frechet_distance
 from macs.judge import Judge
-from macs.losses import best_signal_improvement, si_sdr_improvement
+from macs.losses import si_sdr_improvement
 from scripts.tiny_report import examples_figure, interpolation_figure, results_figure, tables
 from scripts.tiny_training import DEVICE, Items
 
@@ -84,7 +84,7 @@ def hear(pipe, judge, loader):
             "mixture": mixture,
             "stems": stems.gather(1, order.expand_as(stems)),
             "improvement": si_sdr_improvement(sources, batch["stems"]).float(),
-            "single": best_signal_improvement(sources, batch["stems"]).float(),
+            "single": si_sdr_improvement(sources, batch["stems"], single=True).float(),
             "labels": batch["labels"],
             "frames": judge.features(batch["frame"]),
             "painted": judge.features(batch["other"]),
