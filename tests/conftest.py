@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from flaky_server import Server
 from reference_fill import filled
 
+from download import jobs
 from macs import AudioAdapter
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -41,6 +43,20 @@ def tiny(tiny_dir):
 def generators():
     """A function: n generators, number i the same whatever n is."""
     return lambda n, first=0: [torch.Generator().manual_seed(first + i) for i in range(n)]
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Downloads are tried again at once."""
+    monkeypatch.setattr(jobs, "BACKOFF", 0.01)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")
