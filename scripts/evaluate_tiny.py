@@ -168,8 +168,10 @@ def evaluate(args, judge, pipe, baseline):
     {measure: [per seed]}, ...}}}
     """
     settings = {name: getattr(args, name) for name in ("scenes", "steps", "guidance_scale", "mixed_precision")}
-    files = [file for folder in (args.model_dir, args.judge) for file in weight_files(folder)]
-    hearing = fingerprint({"scenes": args.scenes}, files)
+    audio, judging = [Path(args.model_dir) / name for name in ("separator", "clap")], weight_files(args.judge)
+    # another adapter is measured without separating all scenes again
+    hearing = fingerprint({"scenes": args.scenes}, [file for path in audio for file in weight_files(path)] + judging)
+    files = weight_files(args.model_dir) + judging
     names = dict.fromkeys(args.variants, fingerprint(settings, files))
     if baseline:
         names["mixture"] = fingerprint(settings, files + weight_files(args.baseline))

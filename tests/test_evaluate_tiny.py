@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from argparse import Namespace
 
@@ -42,7 +43,7 @@ def run(tiny_dir, work_dir, monkeypatch):
 
 
 @pytest.mark.slow
-def test_measures_all_variants_and_goes_on_where_it_was(run, tmp_path, monkeypatch):
+def test_measures_all_variants_and_goes_on_where_it_was(run, tiny, tiny_dir, tmp_path, monkeypatch):
     run(tmp_path, "--scenes", 2, "--batch_size", 2)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["variants"]) == list(NAMES)
@@ -68,6 +69,15 @@ def test_measures_all_variants_and_goes_on_where_it_was(run, tmp_path, monkeypat
     np.testing.assert_allclose(new["frechet_distance"], old["frechet_distance"], rtol=0.01)
     run(tmp_path, "--scenes", 2, "--variants", "top1", "--guidance_scale", 3)  # other settings: nothing is taken over
     assert drawn == ["macs"] + ["top1"] * 3
+
+    # Another adapter: new pictures of what was heard before
+    other = shutil.copytree(tiny_dir, tmp_path / "other")
+    with tiny.adapter.detached(tiny.unet):
+        AudioAdapter.from_unet(tiny.unet, 6, embedding_dim=256, hidden_dim=512).save_pretrained(other / "adapter")
+    heard = set((tmp_path / "measured").glob("hearing-*"))
+    run(tmp_path, "--scenes", 2, "--variants", "top1", "--guidance_scale", 3, "--model_dir", other)
+    assert drawn == ["macs"] + ["top1"] * 6
+    assert len(heard) == 3 and set((tmp_path / "measured").glob("hearing-*")) == heard
 
 
 def test_interpolation_begins_and_ends_with_the_clips_own_pictures(run, tiny, tmp_path, monkeypatch):
