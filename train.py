@@ -31,7 +31,7 @@ from macs.checkpoints import CheckpointError, export_released, local_folder, ope
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.denoiser import Denoiser, attention_kernel, denoising_losses
+from macs.denoiser import Denoiser, attention_kernel, denoising_losses, sources_heard
 from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
 from macs.training import (
     Position,
@@ -71,6 +71,10 @@ def parse_args(arguments=None):
         "--trainable", choices=["adapter", "unet"], default="adapter", help="unet: the whole UNet and the adapter"
     )
     parser.add_argument("--drop_rate", type=float, default=0.1, help="share of samples without sound, for guidance")
+    parser.add_argument(
+        "--source_dropout", type=float, default=0.0, help="share of the optimizer steps that hear the first k sources "
+        "alone, k at random; the adapter then also draws from few of them",
+    )  # fmt: skip
     parser.add_argument("--clip_grad", type=float, default=1.0, help="largest gradient value (norm under FSDP)")
     parser.add_argument("--snr_gamma", type=float, help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
     parser.add_argument(
@@ -262,7 +266,7 @@ def train(args):
     names = ["dataset_name", "M", "trainable", "num_crops", "drop_rate", "ema", "epochs", "lr", "batch_size"]
     names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad", "snr_gamma"]
     settings = {name: getattr(args, name) for name in names}
-    settings |= {"captions": args.captions or None, "labels": args.labels or None}
+    settings |= {name: getattr(args, name) or None for name in ("captions", "labels", "source_dropout")}
     settings |= {"frames": len(dataset), "sizes": counts, "processes": accelerator.num_processes}
     settings |= {"mixed_precision": accelerator.mixed_precision}
     if args.resume:
@@ -282,6 +286,8 @@ def train(args):
             images = step_sizes[(position.batch - 1) // args.gradient_accumulation_steps]
             with accelerator.accumulate(model), attention_kernel(batch["noise"]):
                 batch = add_features(batch, frozen, captions)
+                heard = sources_heard(args.M, args.source_dropout, args.seed, position.step)
+                batch["source_embeds"] = batch["source_embeds"][:, :heard]
                 losses = denoising_losses(
                     model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma,
                     teacher,

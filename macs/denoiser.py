@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -57,15 +58,25 @@ def min_snr_weights(noise_scheduler, timesteps, gamma):
     return snr.clamp(max=gamma) / (snr + (noise_scheduler.config.prediction_type == "v_prediction"))
 
 
+def sources_heard(num_sources, dropout, seed, step):
+    """How many sources, the most significant first, the images of an optimizer step are given: all M = num_sources.
+
+    In a share `dropout` of the steps 1 to M, each as likely: so that the adapter draws from few of them (`top_sources`)
+    as well as from all. Depends on (seed, step) alone, and is the same in all processes.
+    """
+    rng = np.random.default_rng([seed, step])
+    return int(rng.integers(1, num_sources + 1)) if rng.random() < dropout else num_sources
+
+
 def denoising_losses(
     model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32, snr_gamma=None, teacher=None
 ):
     """The training loss of each image, (B,): the mean squared error of the predicted noise.
 
-    batch: moments (B, 2C, h, w), source_embeds (B, M, D), and the draws of `macs.data.pairs.Draws`. snr_gamma: of
-    `min_snr_weights`, if given. teacher: a stock UNet in dtype; the target is then what it predicts for the captions,
-    the batch's caption_embeds (B, 77, D'), in place of the noise: the same direction without the noise's chance, from
-    which an adapter learns with fewer images.
+    batch: moments (B, 2C, h, w), source_embeds (B, k, D), k <= M, and the draws of `macs.data.pairs.Draws`.
+    snr_gamma: of `min_snr_weights`, if given. teacher: a stock UNet in dtype; the target is then what it predicts
+    for the captions, the batch's caption_embeds (B, 77, D'), in place of the noise: the same direction without the
+    noise's chance, from which an adapter learns with fewer images.
     """
     posterior = DiagonalGaussianDistribution(batch["moments"])
     latents = (posterior.mean + posterior.std * batch["posterior_noise"]) * scaling_factor

@@ -29,8 +29,8 @@ SEPARATOR_DECORRELATION="${SEPARATOR_DECORRELATION:-5}"  # without it the signal
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
 SEPARATED_SCENES="${SEPARATED_SCENES:-8000}"       # met once, by CLAP, which learns what this separator makes of them
-SCENES="${SCENES:-10000}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # the baseline gets the same budget
+SCENES="${SCENES:-28000}"
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # and one more, below; the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
@@ -88,9 +88,10 @@ step unet python scripts/train_tiny_unet.py --scenes "$UNET_SCENES" --steps "$UN
 scenes=(python scripts/make_soundscapes.py --data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --test 64)
 launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
 both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_accumulation_steps 1)
-stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --epochs "$GENERATOR_EPOCHS"
-    --lr "$GENERATOR_LR" --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 1 --dataset_name Soundscapes
-    --captions "$data/Soundscapes/captions.csv" --labels "$data/Soundscapes/Soundscapes.csv" "${both[@]}")
+stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --dataset_name Soundscapes
+    --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 0.2 --captions "$data/Soundscapes/captions.csv" "${both[@]}")
+first=(--epochs "$GENERATOR_EPOCHS" --lr "$GENERATOR_LR" --labels "$data/Soundscapes/Soundscapes.csv")
+last=(--epochs 1 --lr 6e-4 --source_dropout 0.33)  # in which it learns to draw from the first signals alone
 clips=("${scenes[@]}" --dataset_name Clips --max_sources 2)
 step stems "${clips[@]}" --train 0 --stems
 step clips "${clips[@]}" --train "$CLIPS"
@@ -101,9 +102,15 @@ step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separ
 step clap_separated python scripts/train_tiny_clap.py --separator "$separator" --scenes "$SEPARATED_SCENES" \
     --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}"
 step scenes "${scenes[@]}" --train "$SCENES"
-step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" --separator "$separator"
+step generator_first resuming "$WORK_DIR/generator_first" "${launch[@]}" "${stage_two[@]}" "${first[@]}" \
+    --separator "$separator"
+step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" "${last[@]}" \
+    --separator "$separator" --adapter "$WORK_DIR/generator_first/adapter"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
-step baseline resuming "$WORK_DIR/baseline" "${launch[@]}" "${stage_two[@]}" --separator "$identity" --M 1
+step baseline_first resuming "$WORK_DIR/baseline_first" "${launch[@]}" "${stage_two[@]}" "${first[@]}" \
+    --separator "$identity" --M 1
+step baseline resuming "$WORK_DIR/baseline" "${launch[@]}" "${stage_two[@]}" "${last[@]}" \
+    --separator "$identity" --M 1 --adapter "$WORK_DIR/baseline_first/adapter"
 
 step judge python scripts/train_judge.py --output_dir "$WORK_DIR/judge" --scenes "$JUDGE_SCENES" --seed "$SEED" \
     --num_workers "$NUM_WORKERS"

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -103,6 +104,31 @@ def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
     snr = (alpha / (1 - alpha)).flatten()
     torch.testing.assert_close(weighted, losses * torch.minimum(snr, torch.tensor(0.5)) / snr)
     assert not seen["source_embeds"][1].any() and torch.equal(seen["source_embeds"][0], batch["source_embeds"][0])
+
+
+def test_source_dropout_gives_some_steps_the_first_sources_alone(model, shared, tmp_path, monkeypatch):
+    counts = np.bincount([train.sources_heard(6, 0.3, 0, step) for step in range(6000)], minlength=7) / 6000
+    assert counts == pytest.approx([0, *[0.05] * 5, 0.75], abs=0.02)
+    assert {train.sources_heard(6, 0, 0, step) for step in range(100)} == {6}
+    whole, heard = [], []
+    add_features, denoising_losses = train.add_features, train.denoising_losses
+
+    def keep(batch, *rest):
+        whole.append(add_features(batch, *rest)["source_embeds"])
+        return batch
+
+    def record(model, noise_scheduler, batch, *rest):
+        heard.append(batch["source_embeds"])
+        return denoising_losses(model, noise_scheduler, batch, *rest)
+
+    monkeypatch.setattr(train, "add_features", keep)
+    monkeypatch.setattr(train, "denoising_losses", record)
+    run(arguments(model, shared / "data", tmp_path, cache_dir=shared / "cache", source_dropout=0.9))
+    numbers = [embeds.shape[1] for embeds in heard]
+    assert set(numbers) == {1, 2}
+    assert numbers[:8:2] == numbers[1:8:2]  # the micro-batches of a step hear alike
+    for ours, all_of_them in zip(heard, whole, strict=True):
+        assert torch.equal(ours, all_of_them[:, : ours.shape[1]])
 
 
 def test_with_captions_the_generator_itself_is_the_target(model, tmp_path):
@@ -257,7 +283,9 @@ def start(command, **kwargs):
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
     def command(out, **options):
-        options = {"cache_dir": shared / "cache", "epochs": 2, "checkpointing_steps": 3, "ema": 0.9} | options
+        options = {
+            "cache_dir": shared / "cache", "epochs": 2, "checkpointing_steps": 3, "ema": 0.9, "source_dropout": 0.5,
+        } | options  # fmt: skip
         return [sys.executable, "train.py", *arguments(model, shared / "data", tmp_path / out, **options)]
 
     whole = start(command("whole"))  # 5 steps to an epoch: the checkpoint of step 3 is in its middle
