@@ -129,7 +129,7 @@ def test_written_files_are_complete_and_resumable(tmp_path):
 
 
 def test_scenes_with_so_many_sources_in_turn(tmp_path):
-    write_soundscapes(tmp_path, {"test": 4}, dataset_name="Clips", max_sources=2)
+    write_soundscapes(tmp_path, {"test": 4}, dataset_name="Clips", max_sources=2, num_workers=0)
     with open(tmp_path / "Clips" / "Clips.csv", newline="") as file:
         rows = {row["filename"]: row["event_labels"].split(",") for row in csv.DictReader(file)}
     assert [len(labels) for labels in rows.values()] == [1, 2, 1, 2]

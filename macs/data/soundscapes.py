@@ -180,7 +180,7 @@ def write_soundscapes(
     root = Path(data_dir) / dataset_name
     for split, count in counts.items():
         write = partial(_write_number, split, root / split, seed, stems, max_sources)
-        process_map(write, range(count), max_workers=num_workers, chunksize=1, desc=f"{split} scenes")
+        process_map(write, range(count), max_workers=max(1, num_workers), chunksize=1, desc=f"{split} scenes")
     scenes = [
         _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)
     ]
