@@ -90,8 +90,16 @@ launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "
 both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_accumulation_steps 1)
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --dataset_name Soundscapes
     --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 0.2 --captions "$data/Soundscapes/captions.csv" "${both[@]}")
-first=(--epochs "$GENERATOR_EPOCHS" --lr "$GENERATOR_LR" --labels "$data/Soundscapes/Soundscapes.csv")
-last=(--epochs 1 --lr 6e-4 --source_dropout 0.33)  # in which it learns to draw from the first signals alone
+
+# train_adapter NAME ARGUMENTS...: stage two, and one epoch more, in which it learns to draw from the first signals alone
+train_adapter() {
+    local folder="$WORK_DIR/$1"
+    step "$1_first" resuming "${folder}_first" "${launch[@]}" "${stage_two[@]}" "${@:2}" \
+        --epochs "$GENERATOR_EPOCHS" --lr "$GENERATOR_LR" --labels "$data/Soundscapes/Soundscapes.csv"
+    step "$1" resuming "$folder" "${launch[@]}" "${stage_two[@]}" "${@:2}" \
+        --epochs 1 --lr 6e-4 --source_dropout 0.33 --adapter "${folder}_first/adapter"
+}
+
 clips=("${scenes[@]}" --dataset_name Clips --max_sources 2)
 step stems "${clips[@]}" --train 0 --stems
 step clips "${clips[@]}" --train "$CLIPS"
@@ -102,15 +110,9 @@ step separator resuming "$WORK_DIR/separator" "${launch[@]}" scripts/train_separ
 step clap_separated python scripts/train_tiny_clap.py --separator "$separator" --scenes "$SEPARATED_SCENES" \
     --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}"
 step scenes "${scenes[@]}" --train "$SCENES"
-step generator_first resuming "$WORK_DIR/generator_first" "${launch[@]}" "${stage_two[@]}" "${first[@]}" \
-    --separator "$separator"
-step generator resuming "$WORK_DIR/generator" "${launch[@]}" "${stage_two[@]}" "${last[@]}" \
-    --separator "$separator" --adapter "$WORK_DIR/generator_first/adapter"
+train_adapter generator --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
-step baseline_first resuming "$WORK_DIR/baseline_first" "${launch[@]}" "${stage_two[@]}" "${first[@]}" \
-    --separator "$identity" --M 1
-step baseline resuming "$WORK_DIR/baseline" "${launch[@]}" "${stage_two[@]}" "${last[@]}" \
-    --separator "$identity" --M 1 --adapter "$WORK_DIR/baseline_first/adapter"
+train_adapter baseline --separator "$identity" --M 1
 
 step judge python scripts/train_judge.py --output_dir "$WORK_DIR/judge" --scenes "$JUDGE_SCENES" --seed "$SEED" \
     --num_workers "$NUM_WORKERS"

@@ -29,7 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from macs.cache import fingerprint
-from macs.checkpoints import CheckpointError, load_pipeline, weight_files
+from macs.checkpoints import CheckpointError, audio_model_paths, load_pipeline, weight_files
 from macs.data.soundscapes import CLASS_TEXTS, CLASSES, make_scene
 from macs.evaluation import frechet_distance
 from macs.judge import Judge
@@ -168,7 +168,7 @@ def evaluate(args, judge, pipe, baseline):
     {measure: [per seed]}, ...}}}
     """
     settings = {name: getattr(args, name) for name in ("scenes", "steps", "guidance_scale", "mixed_precision")}
-    audio, judging = [Path(args.model_dir) / name for name in ("separator", "clap")], weight_files(args.judge)
+    audio, judging = audio_model_paths(args.model_dir), weight_files(args.judge)
     # another adapter is measured without separating all scenes again
     hearing = fingerprint({"scenes": args.scenes}, [file for path in audio for file in weight_files(path)] + judging)
     files = weight_files(args.model_dir) + judging
