@@ -23,7 +23,7 @@ from macs.data.soundscapes import CLASS_TEXTS, CLASSES, caption, make_scene
 from macs.data.synthesis import noise
 from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
-CLIPS = 3  # of each scene
+CLIPS, SEPARATED_CLIPS = 3, 5  # of each scene: the mixture, and parts of it; with a separator, more of what it hands on
 
 
 @lru_cache(maxsize=1)
@@ -73,17 +73,18 @@ def separated(folder, seed, index):
 def captioned_clip(seed, index, separator=""):
     """A clip (128000,), its caption, and its set of classes as an integer (one bit each).
 
-    Of every scene first the mixture, then twice what a separator hands on, or, without one, might hand on: parts of it,
-    or now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
+    Of every scene first the mixture, then what a separator hands on, or, without one, might hand on: parts of it, or
+    now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
     """
-    scene, rng = scene_of(seed, index // CLIPS), np.random.default_rng([seed, index])
+    number, place = divmod(index, SEPARATED_CLIPS if separator else CLIPS)
+    scene, rng = scene_of(seed, number), np.random.default_rng([seed, index])
     labels, clip, loudness = scene.labels, scene.mixture, 20
-    if index % CLIPS and rng.random() < 0.05:
+    if place and rng.random() < 0.05:
         labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
-    elif index % CLIPS:
+    elif place:
         if separator:
-            signals, shares = separated(separator, seed, index // CLIPS)
-            chosen = np.random.default_rng([seed, index // CLIPS]).permutation(len(signals))[index % CLIPS]
+            signals, shares = separated(separator, seed, number)
+            chosen = np.random.default_rng([seed, number]).permutation(len(signals))[place % len(signals)]
             clip, heard = signals[chosen], np.flatnonzero(shares[chosen] >= 0.2)
         else:
             clip, heard = cut_out(scene.stems, rng)
@@ -120,7 +121,7 @@ def main():
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
     parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
-    parser.add_argument("--scenes", type=int, default=40000, help="three clips of each (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=40000, help="three clips of each, or five (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
@@ -140,7 +141,7 @@ def main():
             audio.float(), named, classes, clap.logit_scale_t
         )
 
-    steps = CLIPS * args.scenes // args.batch_size
+    steps = (SEPARATED_CLIPS if args.separator else CLIPS) * args.scenes // args.batch_size
     make = partial(captioned_clip, args.seed, separator=args.separator)
     batches = fresh_batches(make, args.batch_size, steps, args.num_workers)
     name = "clap_separated" if args.separator else "clap"

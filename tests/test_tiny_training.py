@@ -7,7 +7,15 @@ from macs import Separator
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.judge import Judge
 from scripts.tiny_training import train
-from scripts.train_tiny_clap import CLIPS, captioned_clip, contrastive_loss, cut_out, naming_loss, separated
+from scripts.train_tiny_clap import (
+    CLIPS,
+    SEPARATED_CLIPS,
+    captioned_clip,
+    contrastive_loss,
+    cut_out,
+    naming_loss,
+    separated,
+)
 from scripts.train_tiny_vae import painting, reconstruction_loss
 
 
@@ -100,7 +108,8 @@ def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_p
             expected = separator(torch.from_numpy(scene.stems).sum(0, keepdim=True))[0]
         torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
         assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
-        classes = [captioned_clip(0, CLIPS * index + clip, str(tmp_path))[2] for clip in (1, 2)]
+        clips = range(SEPARATED_CLIPS * index + 1, SEPARATED_CLIPS * (index + 1))
+        classes = [captioned_clip(0, clip, str(tmp_path))[2] for clip in clips]
         heard = [{i for i, name in enumerate(scene.labels) if bits >> CLASSES.index(name) & 1} for bits in classes]
         possible = [set(np.flatnonzero(row >= 0.2)) for row in shares]
         assert all(found in [*possible, set()] for found in heard)  # now and then noise takes a signal's place
