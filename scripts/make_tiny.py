@@ -7,6 +7,7 @@ every machine makes the same. With --adapter it puts what the two stages trained
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -139,6 +140,10 @@ def main():
         torch.nn.Module.half(part)
     partial = output_dir.with_name(output_dir.name + ".partial")
     pipe.save_pretrained(partial)
+    for file in [partial / "model_index.json", *partial.glob("*/config.json")]:  # the model is the same wherever made
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None):
+            file.write_text(json.dumps(config, indent=2) + "\n")
     replace_folder(partial, output_dir)
     megabytes = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()) / 1e6
     parts = ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items())

@@ -186,6 +186,7 @@ def test_assembled_model_has_the_trained_separator_and_adapter(tiny, tiny_dir, t
         assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert torch.equal(whole.vae.encoder.conv_in.weight, tiny.vae.encoder.conv_in.weight)
     assert sum(file.stat().st_size for file in (tmp_path / "whole").rglob("*") if file.is_file()) < 48e6
+    assert not any("_name_or_path" in file.read_text() for file in (tmp_path / "whole").rglob("*config.json"))
 
     keep = tmp_path / "mine" / "thesis.txt"  # a folder that is no pipeline is not replaced
     keep.parent.mkdir()
