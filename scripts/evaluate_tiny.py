@@ -173,6 +173,9 @@ def evaluate(args, judge, pipe, baseline):
     hearing = fingerprint({"scenes": args.scenes}, [file for path in audio for file in weight_files(path)] + judging)
     files = weight_files(args.model_dir) + judging
     names = dict.fromkeys(args.variants, fingerprint(settings, files))
+    # from the prompt the stock model draws, whatever the adapter
+    stock = [Path(args.model_dir) / name for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")]
+    names["text"] = fingerprint(settings, [file for path in stock for file in weight_files(path)] + judging)
     if baseline:
         names["mixture"] = fingerprint(settings, files + weight_files(args.baseline))
     results = {

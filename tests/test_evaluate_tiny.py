@@ -70,12 +70,13 @@ def test_measures_all_variants_and_goes_on_where_it_was(run, tiny, tiny_dir, tmp
     run(tmp_path, "--scenes", 2, "--variants", "top1", "--guidance_scale", 3)  # other settings: nothing is taken over
     assert drawn == ["macs"] + ["top1"] * 3
 
-    # Another adapter: new pictures of what was heard before
+    # Another adapter: new pictures of what was heard before, but those of the prompt
     other = shutil.copytree(tiny_dir, tmp_path / "other")
     with tiny.adapter.detached(tiny.unet):
         AudioAdapter.from_unet(tiny.unet, 6, embedding_dim=256, hidden_dim=512).save_pretrained(other / "adapter")
     heard = set((tmp_path / "measured").glob("hearing-*"))
     run(tmp_path, "--scenes", 2, "--variants", "top1", "--guidance_scale", 3, "--model_dir", other)
+    run(tmp_path, "--scenes", 2, "--variants", "text", "--model_dir", other)
     assert drawn == ["macs"] + ["top1"] * 6
     assert len(heard) == 3 and set((tmp_path / "measured").glob("hearing-*")) == heard
 
