@@ -1,7 +1,7 @@
 import torch
 
 from macs.adapter import AudioProjector
-from macs.warmup import warm_up
+from macs.warmup import label_f1, warm_up
 
 
 def recordings(count, seed):
@@ -31,7 +31,9 @@ def test_tokens_tell_labels_apart_that_embeddings_hide():
         return linear_accuracy(projector(known[0]), known[1], projector(held_out[0]), held_out[1])
 
     before, state = accuracy(), torch.get_rng_state()
-    warm_up(projector, *known, epochs=40, disable_bar=True)
+    head = warm_up(projector, *known, epochs=40, disable_bar=True)
     assert torch.equal(torch.get_rng_state(), state)  # the training after it draws what it would have drawn
     assert before < 0.75
     assert accuracy() > 0.9
+    assert label_f1(projector, head, *held_out) > 0.9 > 0.6 > label_f1(projector, head, held_out[0], ~held_out[1])
+    assert projector.training
