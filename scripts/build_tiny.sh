@@ -28,9 +28,9 @@ SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-4}"
 SEPARATOR_DECORRELATION="${SEPARATOR_DECORRELATION:-5}"  # without it the signals are near copies of the mixture
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
-SEPARATED_SCENES="${SEPARATED_SCENES:-8000}"       # met once, by CLAP, which learns what this separator makes of them
+SEPARATED_SCENES="${SEPARATED_SCENES:-12000}"      # met once, by CLAP, which learns what this separator makes of them
 SCENES="${SCENES:-28000}"
-GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # and one more, below; the baseline gets the same budget
+GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # and ten more, below; the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
@@ -91,13 +91,13 @@ both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --dataset_name Soundscapes
     --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 0.2 --captions "$data/Soundscapes/captions.csv" "${both[@]}")
 
-# train_adapter NAME ARGUMENTS...: stage two, and one epoch more, in which it learns to draw from the first signals alone
+# train_adapter NAME ARGUMENTS...: stage two, and ten epochs more, in which it learns to draw from the first signals alone too
 train_adapter() {
     local folder="$WORK_DIR/$1"
     step "$1_first" resuming "${folder}_first" "${launch[@]}" "${stage_two[@]}" "${@:2}" \
         --epochs "$GENERATOR_EPOCHS" --lr "$GENERATOR_LR" --labels "$data/Soundscapes/Soundscapes.csv"
     step "$1" resuming "$folder" "${launch[@]}" "${stage_two[@]}" "${@:2}" \
-        --epochs 1 --lr 6e-4 --source_dropout 0.33 --adapter "${folder}_first/adapter"
+        --epochs 10 --lr 1e-3 --source_dropout 0.33 --adapter "${folder}_first/adapter"
 }
 
 clips=("${scenes[@]}" --dataset_name Clips --max_sources 2)
