@@ -91,7 +91,7 @@ both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --dataset_name Soundscapes
     --batch_size "$GENERATOR_BATCH_SIZE" --snr_gamma 0.2 --captions "$data/Soundscapes/captions.csv" "${both[@]}")
 
-# train_adapter NAME ARGUMENTS...: stage two, and ten epochs more, in which it learns to draw from the first signals alone too
+# train_adapter NAME ARGUMENTS...: stage two, and ten epochs more that teach it to draw from the first signals alone
 train_adapter() {
     local folder="$WORK_DIR/$1"
     step "$1_first" resuming "${folder}_first" "${launch[@]}" "${stage_two[@]}" "${@:2}" \

@@ -23,7 +23,10 @@ from macs.data.soundscapes import CLASS_TEXTS, CLASSES, caption, make_scene
 from macs.data.synthesis import noise
 from scripts.tiny_training import DEVICE, fresh_batches, save_part, train
 
-CLIPS, SEPARATED_CLIPS = 3, 5  # of each scene: the mixture, and parts of it; with a separator, more of what it hands on
+
+def clips_per_scene(separator=""):
+    """The mixture, and two parts of it; four where separating it is most of the work."""
+    return 5 if separator else 3
 
 
 @lru_cache(maxsize=1)
@@ -76,7 +79,7 @@ def captioned_clip(seed, index, separator=""):
     Of every scene first the mixture, then what a separator hands on, or, without one, might hand on: parts of it, or
     now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
     """
-    number, place = divmod(index, SEPARATED_CLIPS if separator else CLIPS)
+    number, place = divmod(index, clips_per_scene(separator))
     scene, rng = scene_of(seed, number), np.random.default_rng([seed, index])
     labels, clip, loudness = scene.labels, scene.mixture, 20
     if place and rng.random() < 0.05:
@@ -121,7 +124,7 @@ def main():
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
     parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
-    parser.add_argument("--scenes", type=int, default=40000, help="three clips of each, or five (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=40000, help="3 clips of each, or 5 (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
@@ -141,7 +144,7 @@ def main():
             audio.float(), named, classes, clap.logit_scale_t
         )
 
-    steps = (SEPARATED_CLIPS if args.separator else CLIPS) * args.scenes // args.batch_size
+    steps = clips_per_scene(args.separator) * args.scenes // args.batch_size
     make = partial(captioned_clip, args.seed, separator=args.separator)
     batches = fresh_batches(make, args.batch_size, steps, args.num_workers)
     name = "clap_separated" if args.separator else "clap"

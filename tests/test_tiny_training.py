@@ -7,15 +7,7 @@ from macs import Separator
 from macs.data.soundscapes import CLASSES, make_scene
 from macs.judge import Judge
 from scripts.tiny_training import train
-from scripts.train_tiny_clap import (
-    CLIPS,
-    SEPARATED_CLIPS,
-    captioned_clip,
-    contrastive_loss,
-    cut_out,
-    naming_loss,
-    separated,
-)
+from scripts.train_tiny_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
 from scripts.train_tiny_vae import painting, reconstruction_loss
 
 
@@ -67,12 +59,12 @@ def test_captioned_clips_are_mixtures_and_what_a_separator_hands_on():
     kinds = set()
     for index in range(90):
         clip, text, classes = captioned_clip(0, index)
-        labels, heard = make_scene("train", index // CLIPS).labels, bin(classes).count("1")
+        labels, heard = make_scene("train", index // clips_per_scene()).labels, bin(classes).count("1")
         kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "part")
         assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
         assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
         assert classes or text == "The sound of Noise"
-        assert index % CLIPS or heard == len(labels)
+        assert index % clips_per_scene() or heard == len(labels)
     assert kinds == {"noise", "mixture", "part"}
     assert torch.equal(clip, captioned_clip(0, 89)[0])
 
@@ -108,8 +100,8 @@ def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_p
             expected = separator(torch.from_numpy(scene.stems).sum(0, keepdim=True))[0]
         torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
         assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
-        clips = range(SEPARATED_CLIPS * index + 1, SEPARATED_CLIPS * (index + 1))
-        classes = [captioned_clip(0, clip, str(tmp_path))[2] for clip in clips]
+        count = clips_per_scene(str(tmp_path))
+        classes = [captioned_clip(0, count * index + place, str(tmp_path))[2] for place in range(1, count)]
         heard = [{i for i, name in enumerate(scene.labels) if bits >> CLASSES.index(name) & 1} for bits in classes]
         possible = [set(np.flatnonzero(row >= 0.2)) for row in shares]
         assert all(found in [*possible, set()] for found in heard)  # now and then noise takes a signal's place
