@@ -132,7 +132,7 @@ def write_sources(output_dir, name, mixture, sources, image):
     import soundfile
 
     from macs.audio import SAMPLE_RATE
-    from macs.explain import sources_figure
+    from macs.plots import sources_figure
 
     folder = output_dir / "sources"
     folder.mkdir(exist_ok=True)
@@ -174,7 +174,8 @@ def main():
         from transformers.utils import logging as transformers_logging
 
         from macs.audio import SILENCE, AudioError, load_clip
-        from macs.checkpoints import CheckpointError, load_pipeline
+        from macs.loading import load_pipeline
+        from macs.released import CheckpointError
 
         # Models
         diffusers_logging.disable_progress_bar()

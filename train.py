@@ -26,14 +26,16 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging as transformers_logging
 
 from macs.adapter import AudioAdapter
-from macs.cache import CacheError
-from macs.checkpoints import CheckpointError, export_released, local_folder, open_trained
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.denoiser import Denoiser, attention_kernel, denoising_losses, sources_heard
-from macs.frozen import FrozenModels, embed_sources, encode_images, make_dataset
-from macs.training import (
+from macs.loading import local_folder, open_trained
+from macs.released import CheckpointError, export_released
+from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses, sources_heard
+from macs.training.feature_store import CacheError
+from macs.training.frozen_features import FrozenModels, embed_sources, encode_images, make_dataset
+from macs.training.label_warmup import warm_up_by_labels
+from macs.training.loop import (
     Position,
     TrainingError,
     add_training_arguments,
@@ -46,8 +48,7 @@ from macs.training import (
     resume,
     save_checkpoint,
 )
-from macs.validation import Validation
-from macs.warmup import warm_up_by_labels
+from macs.training.validation_pictures import Validation
 
 
 def parse_args(arguments=None):
@@ -158,9 +159,7 @@ def save_result(args, accelerator, model, adapter):
         return
     unet = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=torch.float32)
     config = adapter.config
-    adapter = AudioAdapter.from_unet(
-        unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout
-    )
+    adapter = AudioAdapter.from_unet(unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout)
     Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
     output_dir = Path(args.output_dir)
     try:

@@ -29,7 +29,7 @@ ACCELERATE_CONFIG="${ACCELERATE_CONFIG:-}"        # a file of `accelerate config
 
 source scripts/setup.sh
 if [ "$DATASET_NAME" = Soundscapes ] && [ ! -e "$DATA_DIR/Soundscapes/$DATA_SET" ]; then
-    python scripts/make_soundscapes.py --data_dir "$DATA_DIR" --train 64 --test 8
+    python soundscapes/make_soundscapes.py --data_dir "$DATA_DIR" --train 64 --test 8
 fi
 if [ -n "$ACCELERATE_CONFIG" ]; then
     launch=(--config_file "$ACCELERATE_CONFIG")

@@ -8,7 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.jobs import Gone, TryLater, add_job_arguments, run_jobs
 from download.web import RemoteFile, download_file, read_json
 
@@ -21,9 +20,17 @@ LOCAL_NAMES = {"AVVP_dataset_full.csv": "LLP.csv"}
 
 def list_folder(url, output_dir):
     """The .json and .csv files of a folder on GitHub, by its contents API, which tells sizes and checksums."""
-    return [RemoteFile(entry["name"], entry["download_url"],
-                       output_dir / LOCAL_NAMES.get(entry["name"], entry["name"]), entry["size"], f"git:{entry['sha']}")
-            for entry in read_json(url) if entry["name"].endswith((".json", ".csv"))]
+    return [
+        RemoteFile(
+            entry["name"],
+            entry["download_url"],
+            output_dir / LOCAL_NAMES.get(entry["name"], entry["name"]),
+            entry["size"],
+            f"git:{entry['sha']}",
+        )
+        for entry in read_json(url)
+        if entry["name"].endswith((".json", ".csv"))
+    ]
 
 
 def main(argv=None, macs=MACS, avvp=AVVP, audioset=AUDIOSET):
@@ -32,8 +39,9 @@ def main(argv=None, macs=MACS, avvp=AVVP, audioset=AUDIOSET):
     add_job_arguments(parser, workers=2, interval=0.5)
     args = parser.parse_args(argv)
 
-    files = [RemoteFile(Path(name).name, f"{audioset}/{name}", args.output_dir / Path(name).name)
-             for name in AUDIOSET_FILES]
+    files = [
+        RemoteFile(Path(name).name, f"{audioset}/{name}", args.output_dir / Path(name).name) for name in AUDIOSET_FILES
+    ]
     unlisted = False
     for url in (macs, avvp):
         try:
@@ -44,6 +52,7 @@ def main(argv=None, macs=MACS, avvp=AVVP, audioset=AUDIOSET):
 
     def complete(file, entry):  # a file of the same name may be the user's own: it is left alone
         return file.path.is_file()
+
     code = run_jobs(files, download_file, args.output_dir, complete, args, journal_name="downloads.jsonl", unit="file")
     return 1 if unlisted else code
 

@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.jobs import add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment
 
@@ -37,9 +36,11 @@ def main(argv=None, download=download_segment):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="DATA_DIR")
     parser.add_argument("--csv", type=Path, default="asset/eval_segments.csv", help="AudioSet's list of segments")
-    parser.add_argument("--frames_json", type=Path,
-                        help="take only the videos named in this file (audioset_eval_frames.json: the strongly "
-                             "labelled ones)")
+    parser.add_argument(
+        "--frames_json",
+        type=Path,
+        help="take only the videos named in this file (audioset_eval_frames.json: the strongly labelled ones)",
+    )
     add_arguments(parser)
     add_job_arguments(parser)
     args = parser.parse_args(argv)

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.jobs import INTERRUPTED, STOPPED, Gone, TryLater, add_job_arguments, run_jobs
 from download.split_zip import open_split_zip
 from download.web import RemoteFile, download_file, read_json
@@ -35,14 +34,20 @@ def main(argv=None, record=RECORD):
     try:
         listing = read_json(record)["files"]
     except (Gone, TryLater) as error:
-        print(f"Zenodo's list of files could not be read ({error}). Is the network there? For a machine without one, "
-              f"put the files of https://zenodo.org/records/4060432 into {folder} by hand; they are unpacked below.")
+        print(
+            f"Zenodo's list of files could not be read ({error}). Is the network there? For a machine without one, "
+            f"put the files of https://zenodo.org/records/4060432 into {folder} by hand; they are unpacked below."
+        )
         listing = []
-    files = [RemoteFile(entry["key"], entry["links"]["self"], folder / entry["key"], entry["size"], entry["checksum"])
-             for entry in listing if Path(entry["key"]).stem in ARCHIVES]
+    files = [
+        RemoteFile(entry["key"], entry["links"]["self"], folder / entry["key"], entry["size"], entry["checksum"])
+        for entry in listing
+        if Path(entry["key"]).stem in ARCHIVES
+    ]
 
     def complete(file, entry):
         return file.path.is_file() and file.path.stat().st_size == file.size
+
     code = run_jobs(files, download_file, root, complete, args, journal_name="downloads.jsonl", unit="archive")
     if args.dry_run or code in (STOPPED, INTERRUPTED):
         return code
@@ -83,7 +88,7 @@ def unpack(parts, root):
                 continue
             try:
                 with archive.open(entry) as source, open(partial, "wb") as output:
-                    shutil.copyfileobj(source, output, 2**20)   # compares the checksum in the archive at its end
+                    shutil.copyfileobj(source, output, 2**20)  # compares the checksum in the archive at its end
                 os.replace(partial, target)
             except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 tqdm.write(f"{parts[-1].stem}: {entry.filename}: {error}")

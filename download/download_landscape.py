@@ -10,7 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.jobs import add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment
 from macs.data.labels import read_labels
@@ -38,6 +37,7 @@ def from_folder(root, otherwise):
         if clip.id in videos:
             return Path(shutil.copy(videos[clip.id], folder / "segment.mp4"))
         return otherwise(clip, folder, **options)
+
     return download
 
 
@@ -45,8 +45,11 @@ def main(argv=None, download=download_segment):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="DATA_DIR")
     parser.add_argument("--csv", type=Path, default="asset/Landscape.csv", help="the dataset's list")
-    parser.add_argument("--from_folder", type=Path,
-                        help="a folder with <id>.mp4 files of an earlier copy, which are taken instead of YouTube's")
+    parser.add_argument(
+        "--from_folder",
+        type=Path,
+        help="a folder with <id>.mp4 files of an earlier copy, which are taken instead of YouTube's",
+    )
     add_arguments(parser)
     add_job_arguments(parser)
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from download.jobs import add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment
 from macs.data.labels import read_labels
@@ -32,8 +31,12 @@ def main(argv=None, download=download_segment):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="DATA_DIR")
     parser.add_argument("--csv", type=Path, default="asset/LLP.csv", help="the dataset's list (AVVP_dataset_full.csv)")
-    parser.add_argument("--min_labels", type=int, default=2,
-                        help="take the videos with at least so many labels; 2 is the paper's LLP-multi, 1 all of LLP")
+    parser.add_argument(
+        "--min_labels",
+        type=int,
+        default=2,
+        help="take the videos with at least so many labels; 2 is the paper's LLP-multi, 1 all of LLP",
+    )
     add_arguments(parser)
     add_job_arguments(parser)
     args = parser.parse_args(argv)

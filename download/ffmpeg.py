@@ -7,11 +7,19 @@ import subprocess
 
 import imageio_ffmpeg
 
-SAMPLE_RATE = 16000     # what the separator hears
+SAMPLE_RATE = 16000  # what the separator hears
 # mono 16-bit PCM; async and first_pts fill what is missing (a late start, a gap) with silence, so that second n of the
 # wav is second n of the pictures; bitexact leaves the encoder's name out, so that the header has the standard 44 bytes
-WAV_ARGUMENTS = ["-af", f"aresample={SAMPLE_RATE}:async=1:first_pts=0", "-ac", "1", "-c:a", "pcm_s16le",
-                 "-fflags", "+bitexact"]
+WAV_ARGUMENTS = [
+    "-af",
+    f"aresample={SAMPLE_RATE}:async=1:first_pts=0",
+    "-ac",
+    "1",
+    "-c:a",
+    "pcm_s16le",
+    "-fflags",
+    "+bitexact",
+]
 
 
 class FFmpegError(Exception):
@@ -27,8 +35,10 @@ def find_ffmpeg():
         path = imageio_ffmpeg.get_ffmpeg_exe()
         subprocess.run([path, "-version"], check=True, capture_output=True)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"No ffmpeg that runs ({error}). `pip install imageio-ffmpeg`, install your system's ffmpeg, "
-                         "or set IMAGEIO_FFMPEG_EXE to its path.") from None
+        raise SystemExit(
+            f"No ffmpeg that runs ({error}). `pip install imageio-ffmpeg`, install your system's ffmpeg, "
+            "or set IMAGEIO_FFMPEG_EXE to its path."
+        ) from None
     return path
 
 
@@ -40,8 +50,15 @@ def run_ffmpeg(ffmpeg, arguments, folder=None, timeout=600):
     """
     command = [ffmpeg, "-nostdin", "-hide_banner", "-y", *map(str, arguments)]
     try:
-        result = subprocess.run(command, cwd=folder, timeout=timeout, capture_output=True, text=True, errors="replace",
-                                start_new_session=True)
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"ffmpeg was not done after {timeout} s") from None
     if "No space left on device" in result.stderr:
@@ -65,4 +82,4 @@ def explain(stderr):
     if streams and not any("Video:" in line and "(attached pic)" not in line for line in streams):
         return "no pictures in it"
     lines = [line for line in stderr.splitlines() if line.strip() and line != "Conversion failed!"]
-    return re.sub(r"^(\[[^]]*\] )+", "", lines[-1]) if lines else None     # without [decoder @ 0x7f...]
+    return re.sub(r"^(\[[^]]*\] )+", "", lines[-1]) if lines else None  # without [decoder @ 0x7f...]

@@ -22,10 +22,10 @@ from download.journal import Journal, read_journal
 
 PARTIAL = ".partial"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-MIN_FREE_BYTES = 32 * 2**20     # below this a failure is put down to the disk, whatever it says
-STOPPED, SOME_FAILED, INTERRUPTED = 1, 3, 130    # exit codes
-BACKOFF = 2.0                   # seconds before the first new attempt, doubled with each
-PATIENCE = 10                   # so many failures in a row are not the clips' fault
+MIN_FREE_BYTES = 32 * 2**20  # below this a failure is put down to the disk, whatever it says
+STOPPED, SOME_FAILED, INTERRUPTED = 1, 3, 130  # exit codes
+BACKOFF = 2.0  # seconds before the first new attempt, doubled with each
+PATIENCE = 10  # so many failures in a row are not the clips' fault
 
 
 class Gone(Exception):
@@ -81,18 +81,30 @@ def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
     """The options that all long jobs have in common; without an interval, those of work that asks nobody."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--limit", type=int, help="take only the first so many of the list")
-    parser.add_argument("--ids", type=lambda text: text.split(","), metavar="ID,ID",
-                        help="take only these; write --ids=-abc where an id begins with a dash")
+    parser.add_argument(
+        "--ids",
+        type=lambda text: text.split(","),
+        metavar="ID,ID",
+        help="take only these; write --ids=-abc where an id begins with a dash",
+    )
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--workers", type=int, default=workers, help="how many at a time")
     parser.add_argument("--retry_gone", action="store_true", help="try once more what is marked as gone")
     if interval is None:
         parser.set_defaults(interval=0.0, retries=0)
         return
-    parser.add_argument("--interval", type=float, default=interval,
-                        help="seconds from the start of one request to the next, over all workers")
-    parser.add_argument("--retries", type=int, default=retries,
-                        help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=interval,
+        help="seconds from the start of one request to the next, over all workers",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=retries,
+        help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them",
+    )
 
 
 def select(jobs, args):
@@ -100,10 +112,12 @@ def select(jobs, args):
     if args.ids:
         by_id = {job.id: job for job in jobs}
         if unknown := [id for id in args.ids if id not in by_id]:
-            raise SystemExit(f"--ids: {', '.join(unknown)} not in the list of {len(jobs)}, which begins with "
-                             f"{', '.join(list(by_id)[:3])}.")
+            raise SystemExit(
+                f"--ids: {', '.join(unknown)} not in the list of {len(jobs)}, which begins with "
+                f"{', '.join(list(by_id)[:3])}."
+            )
         jobs = [by_id[id] for id in args.ids]
-    return jobs[:args.limit]
+    return jobs[: args.limit]
 
 
 def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=None, batch=1):
@@ -131,12 +145,12 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
     with Journal(root / journal_name) as journal:
         todo = remaining(jobs, journal.entries, complete, args.retry_gone)
         todo_ids = {job.id for job in todo}
-        for job in jobs:    # killed between the renaming and the journal
+        for job in jobs:  # killed between the renaming and the journal
             known = journal.entries.get(job.id, {}).get("state")
             if job.id not in todo_ids and known not in ("done", "gone"):
                 journal.add(job.id, "done")
         problem = run_todo(todo, work, root, journal, args, unit, finish, batch)
-        shutil.rmtree(root / PARTIAL, ignore_errors=True)       # also what a killed run was at
+        shutil.rmtree(root / PARTIAL, ignore_errors=True)  # also what a killed run was at
         entries = journal.entries
     states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
     print(summary(jobs, entries, unit))
@@ -154,6 +168,7 @@ def remaining(jobs, entries, complete, retry_gone):
         entry = entries.get(job.id)
         gone = entry is not None and entry["state"] == "gone" and not retry_gone
         return gone or complete(job, entry)
+
     return [job for job in jobs if not is_over(job)]
 
 
@@ -256,8 +271,10 @@ def check_disk(root):
 def summary(jobs, entries, unit):
     """What became of the jobs, and why, as text."""
     states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
-    lines = [f"{len(jobs)} {unit}s: {states['done']} there, {states['gone']} gone, {states['failed']} failed, "
-             f"{states['open']} not asked yet"]
+    lines = [
+        f"{len(jobs)} {unit}s: {states['done']} there, {states['gone']} gone, {states['failed']} failed, "
+        f"{states['open']} not asked yet"
+    ]
     for state in ("gone", "failed"):
         reasons = Counter(entries[job.id]["reason"] for job in jobs if entries.get(job.id, {}).get("state") == state)
         lines += [f"  {count:6d} {state}: {reason}" for reason, count in reasons.most_common(10)]

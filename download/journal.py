@@ -14,7 +14,7 @@ def read_journal(path):
     """Returns {id: entry} of a journal, and how many bytes of the file are whole lines; a missing file is empty."""
     path = Path(path)
     data = path.read_bytes() if path.exists() else b""
-    whole = data[:data.rfind(b"\n") + 1]
+    whole = data[: data.rfind(b"\n") + 1]
     entries = {}
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:

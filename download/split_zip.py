@@ -6,7 +6,7 @@ import zipfile
 from bisect import bisect_right
 from itertools import accumulate
 
-END_RECORD = struct.Struct("<4s4H2LH")      # end of central directory: APPNOTE.TXT 4.3.16
+END_RECORD = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
 
 
 class Joined(io.RawIOBase):

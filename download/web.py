@@ -15,7 +15,7 @@ from tqdm import tqdm
 from download.jobs import Gone, Stopped, TryLater, publish
 
 CHUNK = 2**20
-TIMEOUT = 60        # seconds without a byte
+TIMEOUT = 60  # seconds without a byte
 USER_AGENT = "macs-download/1.0"
 
 
@@ -23,7 +23,7 @@ USER_AGENT = "macs-download/1.0"
 class RemoteFile:
     """A file to fetch. checksum: "md5:<hex>", "sha256:<hex>", "git:<hex>" (GitHub's) or None if nobody tells one."""
 
-    id: str     # its name
+    id: str  # its name
     url: str
     path: Path
     size: int | None = None
@@ -85,17 +85,19 @@ def download_file(file, folder=None, stop=None):
     try:
         response = open_url(file.url, have)
     except TryLater as error:
-        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 416:    # nothing is left
+        if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 416:  # nothing is left
             return finish(file, part)
         raise
     with response:
         if response.status != 206:
-            have = 0    # the server sends the whole file all the same
+            have = 0  # the server sends the whole file all the same
         left = response.headers.get("Content-Length")
         total = have + int(left) if left is not None else file.size
         arrived, failure = have, "the connection ended"
-        with (open(part, "ab" if have else "wb") as output,
-              tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=file.path.name, leave=False) as bar):
+        with (
+            open(part, "ab" if have else "wb") as output,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=file.path.name, leave=False) as bar,
+        ):
             while True:
                 if stop is not None and stop.is_set():
                     raise Stopped

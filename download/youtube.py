@@ -13,16 +13,18 @@ from yt_dlp.utils import DownloadError, download_range_func
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
 from download.jobs import Gone, TryLater, publish, run_jobs
 
-MIN_SECONDS = 1.0       # a shorter piece is no clip
+MIN_SECONDS = 1.0  # a shorter piece is no clip
 # What YouTube says of a video that will not come back. Everything else passes for a passing failure: a clip asked once
 # too often costs a second, one given up by mistake is lost.
 GONE = re.compile(
     "video unavailable|private video|has been removed|no longer available|account .*(terminated|closed)|"
     "video is not available|who has blocked it|not made this video available|in your country|copyright|"
     "members-only|join this channel|confirm your age|age-restricted|requires payment|offline|"
-    "violat|incomplete youtube id|live event|premieres", re.IGNORECASE)
+    "violat|incomplete youtube id|live event|premieres",
+    re.IGNORECASE,
+)
 BLOCKED = re.compile("HTTP Error 429|not a bot|rate-limited|try again later", re.IGNORECASE)
-BLOCKED_SECONDS = 60    # how long all workers keep quiet when YouTube complains
+BLOCKED_SECONDS = 60  # how long all workers keep quiet when YouTube complains
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,13 @@ def plain(reason, clip):
 
 
 def add_arguments(parser):
-    parser.add_argument("--keep_video", action=argparse.BooleanOptionalAction, default=True,
-                        help="keep the mp4 of each segment, from which frames are extracted; without it only the sound "
-                             "is fetched, which is all that the separator is trained on")
+    parser.add_argument(
+        "--keep_video",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the mp4 of each segment, from which frames are extracted; without it only the sound "
+        "is fetched, which is all that the separator is trained on",
+    )
     parser.add_argument("--max_height", type=int, default=720, help="of the video, in pixels; training needs 512")
     parser.add_argument("--cookies", help="cookies.txt of a browser that is signed in, where YouTube asks for it")
 
@@ -129,13 +135,25 @@ def download_clips(clips, root, args, download=download_segment):
         return root / "audio" / f"{clip.id}.wav", root / "video" / f"{clip.id}.mp4"
 
     def work(clip, folder, stop):
-        segment = download(clip, folder, ffmpeg=ffmpeg, video=args.keep_video, max_height=args.max_height,
-                           cookies=args.cookies)
+        segment = download(
+            clip, folder, ffmpeg=ffmpeg, video=args.keep_video, max_height=args.max_height, cookies=args.cookies
+        )
         wav, mp4 = paths(clip)
         new_wav = folder / "audio.wav"
         try:
-            run_ffmpeg(ffmpeg, ["-i", segment.resolve(), "-map", "0:a:0", *WAV_ARGUMENTS, "-t", clip.end - clip.start,
-                                new_wav.resolve()])
+            run_ffmpeg(
+                ffmpeg,
+                [
+                    "-i",
+                    segment.resolve(),
+                    "-map",
+                    "0:a:0",
+                    *WAV_ARGUMENTS,
+                    "-t",
+                    clip.end - clip.start,
+                    new_wav.resolve(),
+                ],
+            )
         except FFmpegError as error:
             if "no sound" in str(error):
                 raise Gone(str(error)) from None

@@ -53,9 +53,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
-        self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5
-    ):
+    def __init__(self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5):
         super().__init__()
         self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout)
         self.to_k_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)

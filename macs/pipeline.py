@@ -10,6 +10,7 @@ import macs.adapter
 import macs.clap
 import macs.separator  # noqa: F401
 from macs.audio import fit_length, load_clip
+from macs.released import open_released
 
 
 class MACSPipeline(StableDiffusionPipeline):
@@ -61,9 +62,7 @@ class MACSPipeline(StableDiffusionPipeline):
 
     @classmethod
     def from_released(cls, sd_path, pt_path, dataset_name, num_sources=6, **kwargs):
-        """Stable Diffusion with the authors' released weights; see `macs.checkpoints.open_released`."""
-        from macs.checkpoints import open_released
-
+        """Stable Diffusion with the authors' released weights; see `macs.released.open_released`."""
         return cls(**open_released(sd_path, pt_path, dataset_name, num_sources, **kwargs))
 
     def _keep_audio_in_float32(self):

@@ -7,9 +7,6 @@ files of scripts/benchmarks/.
 import argparse
 import importlib
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
 
@@ -17,7 +14,7 @@ SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "sounds
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subject", choices=SUBJECTS)
-    subject = importlib.import_module(f"scripts.benchmarks.{parser.parse_args(sys.argv[1:2]).subject}")
+    subject = importlib.import_module(f"benchmarks.{parser.parse_args(sys.argv[1:2]).subject}")
     parser = argparse.ArgumentParser(
         prog=f"benchmark.py {sys.argv[1]}",
         description=subject.__doc__,

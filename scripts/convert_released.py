@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from macs.checkpoints import CheckpointError, open_released  # noqa: E402
-from macs.pipeline import MACSPipeline  # noqa: E402
+from macs.pipeline import MACSPipeline
+from macs.released import CheckpointError, open_released
 
 
 def main():

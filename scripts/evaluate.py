@@ -17,16 +17,14 @@ the spread at this number of clips: FID also falls as images are added, so compa
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from macs.audio import AUDIO_SUFFIXES  # noqa: E402
-from macs.encoders import (  # noqa: E402
+from macs.audio import AUDIO_SUFFIXES
+from macs.evaluation.embedding import encode_files
+from macs.evaluation.encoders import (
     ClipImageEncoder,
     InceptionEncoder,
     SmallAudioEncoder,
@@ -34,7 +32,7 @@ from macs.encoders import (  # noqa: E402
     Wav2ClipEncoder,
     load_encoder,
 )
-from macs.evaluation import (  # noqa: E402
+from macs.evaluation.measures import (
     MEASURES,
     PAPER,
     Embedded,
@@ -44,8 +42,7 @@ from macs.evaluation import (  # noqa: E402
     find_files,
     match_ids,
 )
-from macs.features import encode_files  # noqa: E402
-from macs.report import figure, listed, table  # noqa: E402
+from macs.evaluation.table import figure, listed, table
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 

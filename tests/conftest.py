@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -6,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from flaky_server import Server
-from reference_fill import filled
 
 from download import jobs
+from flaky_server import Server
 from macs import AudioAdapter
+from reference_fill import filled
 
 REFERENCE = Path(__file__).parent / "reference"
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # of the scripts that tests start, installed or not
 
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory):
     """The embedded model's architecture with untrained weights, saved as a pipeline."""
-    from scripts import make_tiny
+    from soundscapes import make_tiny
 
     folder = tmp_path_factory.mktemp("macs-tiny")
     arguments, sys.argv = sys.argv, ["make_tiny.py", "--output_dir", str(folder)]

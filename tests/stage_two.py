@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import ClapConfig
 
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
-from scripts import make_tiny
+from soundscapes import make_tiny
 
 NUM_SAMPLES = 16000  # one second
 

@@ -14,13 +14,14 @@ from accelerate.state import AcceleratorState, GradientState
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from stage_two import arguments, make_pipeline, write_pair, write_pairs
 
-import macs.checkpoints
+import macs.loading
 import train
 from macs import MACSPipeline
-from macs.checkpoints import export_released, load_pipeline, open_generator
 from macs.data.pairs import Draws
+from macs.loading import load_pipeline
+from macs.released import export_released, open_generator
+from stage_two import arguments, make_pipeline, write_pair, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -264,9 +265,9 @@ def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_p
     # the released file has CLAP's full size: another stands in for it
     released = tmp_path / "separator_FSD50K_full.pt"
     released.write_bytes(b"")
-    monkeypatch.setattr(macs.checkpoints, "open_separator", lambda path, M: (macs_pipe.separator, macs_pipe.clap))
-    monkeypatch.setattr("macs.frozen.FrozenModels.embedding_dim", 32)
-    monkeypatch.setattr("macs.frozen.FrozenModels.num_samples", 16000)
+    monkeypatch.setattr(macs.loading, "open_separator", lambda path, M: (macs_pipe.separator, macs_pipe.clap))
+    monkeypatch.setattr("macs.training.frozen_features.FrozenModels.embedding_dim", 32)
+    monkeypatch.setattr("macs.training.frozen_features.FrozenModels.num_samples", 16000)
     run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path))
     pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
     pipe.set_progress_bar_config(disable=True)

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import ClapConfig, RobertaTokenizer
 
+import train_separator
 from macs import ClapEncoder, Separator
-from macs.checkpoints import CheckpointError, export_separator
 from macs.losses import si_sdr_improvement
-from scripts import train_separator
+from macs.released import CheckpointError, export_separator
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts/train_separator.py"
+SCRIPT = ROOT / "train_separator.py"
 
 
 @pytest.fixture(scope="session")

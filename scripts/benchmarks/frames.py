@@ -7,9 +7,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from benchmarks.timing import interleaved
+from download import extract_frames
 from download.ffmpeg import WAV_ARGUMENTS, find_ffmpeg
-from scripts import extract_frames
-from scripts.benchmarks.timing import interleaved
 
 
 def add_arguments(parser):
@@ -35,8 +35,25 @@ def make_videos(ffmpeg, args, folder):
     if args.video:
         video = args.video.resolve()
     else:
-        subprocess.run([ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=30:d=10", "-f", "lavfi",
-                        "-i", "sine=d=10", "-pix_fmt", "yuv420p", video], check=True)
+        subprocess.run(
+            [
+                ffmpeg,
+                "-v",
+                "error",
+                "-f",
+                "lavfi",
+                "-i",
+                "testsrc2=s=1280x720:r=30:d=10",
+                "-f",
+                "lavfi",
+                "-i",
+                "sine=d=10",
+                "-pix_fmt",
+                "yuv420p",
+                video,
+            ],
+            check=True,
+        )
     videos = folder / "videos"
     videos.mkdir()
     for number in range(args.clips):
@@ -45,15 +62,49 @@ def make_videos(ffmpeg, args, folder):
 
 
 def extract(videos, workers):
-    with (tempfile.TemporaryDirectory(dir=videos.parent) as data_dir, open(os.devnull, "w") as nowhere,
-          contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)):
-        extract_frames.main(["--data_dir", data_dir, "--dataset_name", "LLP", "--split", "train", "--choose", "all",
-                             "--video_dir", str(videos), "--workers", str(workers)])
+    with (
+        tempfile.TemporaryDirectory(dir=videos.parent) as data_dir,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        extract_frames.main(
+            [
+                "--data_dir",
+                data_dir,
+                "--dataset_name",
+                "LLP",
+                "--split",
+                "train",
+                "--choose",
+                "all",
+                "--video_dir",
+                str(videos),
+                "--workers",
+                str(workers),
+            ]
+        )
 
 
 def extract_one_by_one(ffmpeg, videos):
     for video in videos.iterdir():
         for second in range(10):
-            subprocess.run([ffmpeg, "-v", "error", "-y", "-ss", str(second + 0.5), "-i", video, "-frames:v", "1",
-                            "-q:v", "2", videos.parent / "frame.jpg"], check=True)
+            subprocess.run(
+                [
+                    ffmpeg,
+                    "-v",
+                    "error",
+                    "-y",
+                    "-ss",
+                    str(second + 0.5),
+                    "-i",
+                    video,
+                    "-frames:v",
+                    "1",
+                    "-q:v",
+                    "2",
+                    videos.parent / "frame.jpg",
+                ],
+                check=True,
+            )
         subprocess.run([ffmpeg, "-v", "error", "-y", "-i", video, *WAV_ARGUMENTS, videos.parent / "a.wav"], check=True)

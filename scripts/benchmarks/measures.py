@@ -2,9 +2,9 @@
 
 import torch
 
-from macs.encoders import SmallAudioEncoder, SmallImageEncoder
-from macs.evaluation import Embedded, evaluate
-from scripts.benchmarks.timing import interleaved
+from benchmarks.timing import interleaved
+from macs.evaluation.encoders import SmallAudioEncoder, SmallImageEncoder
+from macs.evaluation.measures import Embedded, evaluate
 
 
 def add_arguments(parser):

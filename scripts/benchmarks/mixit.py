@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
+from benchmarks.timing import DEVICE, interleaved, peak_memory
 from macs.losses import mixit_loss
-from scripts.benchmarks.timing import DEVICE, interleaved, peak_memory
 
 
 def add_arguments(parser):

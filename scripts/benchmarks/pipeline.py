@@ -4,9 +4,9 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel
 
+from benchmarks.timing import DEVICE, interleaved
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
-from scripts import make_tiny
-from scripts.benchmarks.timing import DEVICE, interleaved
+from soundscapes import make_tiny
 
 
 def add_arguments(parser):

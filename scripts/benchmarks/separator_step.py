@@ -3,10 +3,10 @@
 import torch
 from transformers import ClapConfig
 
+from benchmarks.timing import DEVICE, interleaved
 from macs import ClapEncoder, Separator
 from macs.losses import contrastive_loss, mixit_loss, ranking_loss
-from scripts.benchmarks.timing import DEVICE, interleaved
-from scripts.make_tiny import make_clap, tokenizers
+from soundscapes.make_tiny import make_clap, tokenizers
 
 
 def add_arguments(parser):

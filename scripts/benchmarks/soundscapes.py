@@ -1,7 +1,7 @@
 """How many mixtures and pictures of the synthetic world one process makes per second."""
 
-from macs.data.soundscapes import make_scene
-from scripts.benchmarks.timing import interleaved
+from benchmarks.timing import interleaved
+from soundscapes.scenes import make_scene
 
 
 def add_arguments(parser):

@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from PIL import Image
 
-from macs.cache import FeatureStore
+from benchmarks.pipeline import random_pipeline
+from benchmarks.timing import DEVICE, interleaved, peak_memory
 from macs.data.pairs import Draws, PairedClips, collate, find_pairs
-from macs.denoiser import Denoiser, attention_kernel, denoising_losses
-from macs.frozen import CachedClips, audio_features, image_features
-from scripts.benchmarks.pipeline import random_pipeline
-from scripts.benchmarks.timing import DEVICE, interleaved, peak_memory
-from scripts.make_tiny import SCHEDULE
+from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
+from macs.training.feature_store import FeatureStore
+from macs.training.frozen_features import CachedClips, audio_features, image_features
+from soundscapes.make_tiny import SCHEDULE
 from train import add_features
 
 IMAGES = 16  # in an optimizer step

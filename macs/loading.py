@@ -1,0 +1,118 @@
+"""Paths and hub ids -> models: what the scripts' --sd_path, --pt_path, --separator and --clap name."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from macs.adapter import AudioAdapter
+from macs.clap import ClapEncoder
+from macs.pipeline import MACSPipeline
+from macs.released import CheckpointError, find_released, open_separator, open_stable_diffusion
+from macs.separator import Separator
+
+
+def _is_macs(sd_path):
+    """Whether sd_path is a saved MACSPipeline, else a Stable Diffusion (folder or hub id). Raises CheckpointError."""
+    index = Path(sd_path) / "model_index.json"
+    if Path(sd_path).exists() and not index.is_file():
+        raise CheckpointError(f"{sd_path}: expected a folder with a model_index.json (MACS or Stable Diffusion)")
+    return index.is_file() and json.loads(index.read_text())["_class_name"] == "MACSPipeline"
+
+
+def local_folder(sd_path):
+    """The folder of a pipeline: sd_path, or where a hub repository's is downloaded to, once. Raises CheckpointError."""
+    if Path(sd_path).exists():
+        _is_macs(sd_path)
+        return str(sd_path)
+    try:
+        return DiffusionPipeline.download(sd_path, safety_checker=None)
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{sd_path}: no such folder here, and no pipeline can be had from a hub repository of that name "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def audio_model_paths(sd_path, pt_path="", separator_path=""):
+    """Where the separator and CLAP come from: two folders with safetensors, or twice the released .pt.
+
+    separator_path: one that `train_separator.py` trained, in place of theirs. Raises CheckpointError.
+    """
+    if _is_macs(sd_path):
+        separator, clap = Path(sd_path) / "separator", Path(sd_path) / "clap"
+    elif not pt_path:
+        raise CheckpointError(
+            f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder or "
+            "hub id (alxzzz/MACS)"
+        )
+    else:
+        separator = clap = find_released(pt_path, "separator_FSD50K_full.pt")
+    if separator_path:
+        folder = Path(separator_path)
+        separator = folder / "separator" if (folder / "separator").is_dir() else folder
+        if not separator.exists():
+            raise CheckpointError(f"{separator}: no such file or folder; expected a separator")
+    return separator, clap
+
+
+def open_audio_models(separator_path, clap_path, num_sources=6):
+    """The separator and CLAP from what `audio_model_paths` found, in float32 and eval mode. Raises CheckpointError."""
+    if separator_path.is_file():
+        separator, clap = open_separator(separator_path, num_sources)
+    else:
+        separator, clap = Separator.from_pretrained(separator_path).float().eval(), None
+    if clap_path != separator_path:
+        released = clap_path.is_file()
+        clap = open_separator(clap_path, num_sources)[1] if released else ClapEncoder.from_pretrained(clap_path)
+    if separator.config.num_sources != num_sources:
+        raise CheckpointError(
+            f"{separator_path}: expected a separator with M = {num_sources}, but it has {separator.config.num_sources}"
+        )
+    return separator, clap.float().eval()
+
+
+def weight_files(path):
+    """The files that a model's outputs depend on: its configuration and weights, or a .pt itself."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in (".json", ".txt", ".safetensors", ".bin"))
+
+
+def open_trained(sd_path, adapter_path, num_sources=6, dtype=torch.float32):
+    """The pipeline that an adapter trained by train.py belongs to; trained_with.json there names its separator."""
+    origin = Path(adapter_path) / "trained_with.json"
+    origin = json.loads(origin.read_text()) if origin.is_file() else {}
+    paths = audio_model_paths(sd_path, origin.get("pt_path", ""), origin.get("separator", ""))
+    separator, clap = open_audio_models(*paths, num_sources)
+    audio = {"separator": separator, "clap": clap, "adapter": AudioAdapter.from_pretrained(adapter_path, dtype=dtype)}
+    if _is_macs(sd_path):
+        return MACSPipeline.from_pretrained(sd_path, dtype=dtype, **audio)
+    return MACSPipeline(**open_stable_diffusion(sd_path, dtype), **audio)
+
+
+def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=6, dtype=torch.float32):
+    """What the scripts' `--sd_path`, `--pt_path` and `--dataset_name` name, as a MACSPipeline.
+
+    sd_path a saved MACSPipeline: opened, with the adapter of the folder pt_path in place of its own if that is given.
+    sd_path a Stable Diffusion: opened with the released weights of pt_path, or with the adapter trained for it.
+    Raises CheckpointError.
+    """
+    if pt_path and (Path(pt_path) / "config.json").is_file():
+        return open_trained(sd_path, pt_path, num_sources, dtype)
+    if not _is_macs(sd_path):
+        if not pt_path:
+            raise CheckpointError(
+                f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
+                "or hub id (alxzzz/MACS), or an adapter trained with it"
+            )
+        return MACSPipeline.from_released(sd_path, pt_path, dataset_name, num_sources, dtype=dtype)
+    if pt_path:
+        raise CheckpointError(f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}")
+    pipe = MACSPipeline.from_pretrained(sd_path, dtype=dtype)
+    if pipe.num_sources != num_sources:
+        raise CheckpointError(f"{sd_path}: expected a separator with M = {num_sources}, but it has {pipe.num_sources}")
+    return pipe

@@ -1,0 +1,260 @@
+"""What the frozen models of stage two compute, and the training set made of it: cached, or to be computed on the way.
+
+The audio path (separator, CLAP) gives each recording's source embeddings, the VAE each frame's latent moments, the text
+encoder the embedding of the empty prompt.
+"""
+
+import functools
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from diffusers import AutoencoderKL
+from tqdm.contrib.concurrent import thread_map
+from transformers import ClapConfig, CLIPTextModel, CLIPTokenizer
+
+from macs.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, duration
+from macs.data.buckets import nearest_bucket
+from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
+from macs.loading import audio_model_paths, open_audio_models, weight_files
+from macs.separator import Separator
+from macs.training.feature_store import FeatureStore, cached_prompt, fill, read_features
+
+MIXTURES = 4  # separated at a time, twice as many on a GPU; CLAP embeds M times as many signals
+
+
+class FrozenModels:
+    """Separator, CLAP, VAE and text encoder, each loaded when it is first needed: with a complete cache, never.
+
+    args: the options of train.py. sizes: the training sizes [(height, width)].
+    """
+
+    def __init__(self, args, device, sizes):
+        self.args, self.device, self.sizes = args, device, sizes
+        self.audio_paths = audio_model_paths(args.sd_path, args.pt_path, args.separator)
+
+    @functools.cached_property
+    def audio(self):
+        """(separator, CLAP)"""
+        with torch.random.fork_rng(devices=[]):  # when they are loaded makes no difference to the training's dropout
+            separator, clap = open_audio_models(*self.audio_paths, self.args.M)
+        separator.to(self.device, memory_format=torch.channels_last)  # its convolutions are faster so
+        return separator.requires_grad_(False), clap.requires_grad_(False).to(self.device)
+
+    @functools.cached_property
+    def vae(self):
+        with torch.random.fork_rng(devices=[]):
+            vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
+        return vae.requires_grad_(False).to(self.device)
+
+    @functools.cached_property
+    def text(self):
+        """(tokenizer, text encoder)"""
+        with torch.random.fork_rng(devices=[]):
+            encoder = CLIPTextModel.from_pretrained(self.args.sd_path, subfolder="text_encoder", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
+        return tokenizer, encoder.requires_grad_(False).to(self.device)
+
+    def release(self, *names):
+        """Frees what was loaded of "audio", "vae", "text", all by default; it is loaded again where it is needed."""
+        for name in names or ("audio", "vae", "text"):
+            self.__dict__.pop(name, None)
+
+    @functools.cached_property
+    def num_samples(self):
+        """Length of the separator's mixtures at 16 kHz."""
+        path = self.audio_paths[0]
+        return Separator.load_config(path)["num_samples"] if path.is_dir() else CLIP_SAMPLES
+
+    @functools.cached_property
+    def embedding_dim(self):
+        """D, the length of CLAP's embeddings."""
+        path = self.audio_paths[1]
+        return (ClapConfig.from_pretrained(path) if path.is_dir() else ClapConfig()).projection_dim
+
+    def files(self, *folders):
+        """The files in folders of the generator that an output depends on."""
+        return [file for folder in folders for file in weight_files(Path(self.args.sd_path) / folder)]
+
+    @functools.cached_property
+    def audio_store(self):
+        """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
+        settings = {"num_crops": self.args.num_crops, "num_samples": self.num_samples, "num_sources": self.args.M}
+        files = [file for path in self.audio_paths for file in weight_files(path)]
+        return FeatureStore(self.args.cache_dir, self.args.data_dir, "audio", settings, files)
+
+    @functools.cached_property
+    def image_store(self):
+        """The cache's place of the latent moments: (2, 2C, h, w) for each frame and its mirror image."""
+        return FeatureStore(self.args.cache_dir, self.args.data_dir, "image", {"sizes": self.sizes}, self.files("vae"))
+
+    def prompt_embeds(self):
+        """The text embedding of the empty prompt, (1, 77, D)."""
+        if not self.args.cache_dir:
+            return self.encode_prompts([""])
+        files = self.files("text_encoder", "tokenizer")
+        return cached_prompt(self.args.cache_dir, files, lambda: self.encode_prompts([""]))
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts):
+        """list of B str -> text embeddings (B, 77, D)."""
+        tokenizer, text_encoder = self.text
+        tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return text_encoder(tokens.to(self.device))[0]
+
+    def first_crops(self, accelerator, paths):
+        """The source embeddings (N, M, D) of the first crops of recordings, out of the cache if there is one."""
+        if not self.args.cache_dir:
+            mixtures = [read_crop(path, 0, self.args.num_crops, self.num_samples) for path in paths]
+            return embed_sources(*self.audio, torch.stack(mixtures))
+        audio_features(self, paths, accelerator)
+        return torch.stack([read_features(self.audio_store.entry(path), 0) for path in paths])
+
+
+def read_crops(path, num_crops, num_samples):
+    """The distinct crops of a recording, (k, num_samples) at 16 kHz: num_crops, or one where it is not longer."""
+    distinct = num_crops if duration(path) > num_samples / SAMPLE_RATE else 1
+    return torch.stack([read_crop(path, crop, num_crops, num_samples) for crop in range(distinct)])
+
+
+@torch.no_grad()
+def embed_sources(separator, clap, mixtures):
+    """Mixtures (B, T) at 16 kHz -> source embeddings (B, M, D), unit norm; CLAP sees all signals of a batch at once."""
+    embeddings = []
+    for batch in mixtures.split(MIXTURES if separator.device.type == "cpu" else 2 * MIXTURES):
+        sources = separator(batch.to(separator.device))
+        embeddings.append(clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2]))
+    return torch.cat(embeddings)
+
+
+@torch.no_grad()
+def encode_images(vae, pixels):
+    """(B, 3, H, W) in [-1, 1] -> moments of the latents (B, 2C, h, w): mean and log-variance."""
+    with torch.autocast(vae.device.type, torch.float16, enabled=vae.device.type == "cuda"):
+        return vae.encode(pixels.to(vae.device)).latent_dist.parameters.float()
+
+
+def audio_features(frozen, paths, accelerator):
+    """Fills the cache with the source embeddings of recordings; returns the messages of the unreadable ones."""
+    num_crops, num_samples = frozen.args.num_crops, frozen.num_samples
+
+    def read(path, _):
+        return read_crops(path, num_crops, num_samples)
+
+    def make_encode():
+        separator, clap = frozen.audio
+
+        def encode(crops):
+            per_clip = embed_sources(separator, clap, torch.cat(crops)).split([len(clip) for clip in crops])
+            return torch.stack([embeddings.expand(num_crops, -1, -1) for embeddings in per_clip])
+
+        return encode
+
+    return fill(frozen.audio_store, dict.fromkeys(paths), read, make_encode, accelerator, frozen.args.num_workers)
+
+
+def image_features(frozen, sizes, accelerator):
+    """Fills the cache with the latent moments of frames {path: (height, width)}; returns messages likewise."""
+
+    def make_encode():
+        vae = frozen.vae
+
+        def encode(pixels):
+            flips = torch.stack([torch.stack(pixels), torch.stack(pixels).flip(-1)], dim=1)
+            return encode_images(vae, flips.flatten(0, 1)).unflatten(0, (len(pixels), 2))
+
+        return encode
+
+    return fill(frozen.image_store, sizes, read_image, make_encode, accelerator, frozen.args.num_workers)
+
+
+class CachedClips(PairedClips):
+    """PairedClips whose items hold features in place of files: source_embeds (M, D), moments (2C, h, w).
+
+    audio_entries, image_entries: what `FeatureStore.entry` gave for each pair.
+    """
+
+    def __init__(self, pairs, sizes, draws, audio_entries, image_entries, latent_scale=8):
+        super().__init__(pairs, sizes, draws, None, latent_scale)
+        self.audio_entries, self.image_entries = audio_entries, image_entries
+
+    def read(self, index, crop, flip):
+        return {
+            "source_embeds": read_features(self.audio_entries[index], crop),
+            "moments": read_features(self.image_entries[index], int(flip)),
+        }
+
+
+def frame_size(path, sizes):
+    """The training size of a frame, or a message where it cannot be opened."""
+    try:
+        return nearest_bucket(*image_size(path), sizes)
+    except PairError as error:
+        return str(error)
+
+
+def training_pairs(args, captions, sizes, known_size):
+    """([Pair], {frame: size}, {kind: [what was left out]}); known_size(path): from the cache, or None."""
+    pairs, problems = find_pairs(args.data_dir, args.dataset_name, args.data_set)
+    if captions is not None:
+        missing = sorted({pair.clip_id for pair in pairs if not captions.get(pair.clip_id)})
+        pairs = [pair for pair in pairs if captions.get(pair.clip_id)]
+        if missing:
+            problems["recordings without a caption"] = missing
+        if not pairs:
+            raise PairError(f"{args.captions}: none of the {len(missing)} recordings has a caption, e.g. {missing[0]}")
+    frame_sizes = {pair.image: known_size(pair.image) for pair in pairs}
+    unknown = [path for path, size in frame_sizes.items() if size is None]
+    size_of = functools.partial(frame_size, sizes=sizes)
+    found = thread_map(size_of, unknown, max_workers=8, desc="frame sizes", disable=len(unknown) < 500)
+    frame_sizes |= dict(zip(unknown, found, strict=True))
+    broken = [message for message in found if isinstance(message, str)]
+    if broken:
+        problems["frames that cannot be read"] = broken
+    pairs = [pair for pair in pairs if not isinstance(frame_sizes[pair.image], str)]
+    return pairs, {pair.image: frame_sizes[pair.image] for pair in pairs}, problems
+
+
+def from_main(accelerator, function):
+    """What function() returns in the main process, in all of them, so that they agree; its errors too."""
+    result = [None]
+    if accelerator.is_main_process:
+        try:
+            result = [function()]
+        except (PairError, AudioError, OSError) as error:
+            result = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(result)
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
+
+
+def make_dataset(args, accelerator, frozen, draws, latent_scale, captions=None):
+    """The training set, (dataset, {kind: [what was left out]}), with its features cached if --cache_dir is given.
+
+    captions: {id: caption}; recordings without one are then left out.
+    """
+    if not args.cache_dir:
+        pairs, sizes, problems = from_main(
+            accelerator, lambda: training_pairs(args, captions, frozen.sizes, lambda path: None)
+        )
+        sizes = [sizes[pair.image] for pair in pairs]
+        return PairedClips(pairs, sizes, draws, frozen.num_samples, latent_scale), problems
+
+    known_size = frozen.image_store.group
+    pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, captions, frozen.sizes, known_size))
+    unread = {
+        "recordings that cannot be read": audio_features(frozen, [pair.audio for pair in pairs], accelerator),
+        "frames that cannot be decoded": image_features(frozen, sizes, accelerator),
+    }
+    frozen.release()
+    problems |= {kind: messages for kind, messages in unread.items() if messages}
+    audio, image = frozen.audio_store.entry, frozen.image_store.entry
+    found = from_main(accelerator, lambda: [(pair, audio(pair.audio), image(pair.image)) for pair in pairs])
+    found = [entries for entries in found if None not in entries]
+    if not found:
+        raise PairError(f"{args.data_dir}: no pair could be read; {'; '.join(describe(problems))}")
+    pairs, audio_entries, image_entries = zip(*found, strict=True)
+    sizes = [sizes[pair.image] for pair in pairs]
+    return CachedClips(pairs, sizes, draws, audio_entries, image_entries, latent_scale), problems

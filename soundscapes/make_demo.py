@@ -1,0 +1,36 @@
+"""Writes the eight demo recordings, soundscapes of 8 s at 16 kHz, into asset/demo: python soundscapes/make_demo.py"""
+
+import argparse
+from pathlib import Path
+
+from soundscapes.scenes import make_scene, write_wav
+
+DEMOS = [
+    ["rain", "dog"],
+    ["sea", "bird"],
+    ["fire", "drum"],
+    ["wind", "bell"],
+    ["crickets", "frog"],
+    ["stream", "cow", "bird"],
+    ["traffic", "siren", "car horn"],
+    ["train"],
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output_dir", default="asset/demo", help="where the eight wav files go")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other recordings of the same sounds")
+    args = parser.parse_args()
+
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, labels in enumerate(DEMOS):
+        scene = make_scene("demo", index, args.seed, labels=labels)
+        path = folder / f"{'_'.join(labels).replace(' ', '_')}.wav"
+        write_wav(path, scene.mixture)
+        print(f"{path}: {scene.caption}")
+
+
+if __name__ == "__main__":
+    main()

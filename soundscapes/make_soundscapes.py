@@ -1,0 +1,36 @@
+"""Writes soundscapes to disk in the layout of the other datasets, for training and evaluating from files.
+
+    python soundscapes/make_soundscapes.py --data_dir data --train 10000 --test 500
+
+makes data/Soundscapes/{train,test}/{audio/<id>.wav,image/<id>_frame_0.jpg}, Soundscapes.csv with the labels and
+captions.csv. Interrupted or called again with larger numbers, it makes only what is missing.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from soundscapes.scenes import write_soundscapes
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="data", help="DATASET_NAME/ is made in here (default: data)")
+    parser.add_argument("--dataset_name", default="Soundscapes", help="(default: Soundscapes)")
+    parser.add_argument("--max_sources", type=int, choices=(1, 2, 3), help="scenes of 1 to so many sources in turn")
+    parser.add_argument("--train", type=int, default=10000, help="scenes in the training split (default: 10000)")
+    parser.add_argument("--test", type=int, default=500, help="scenes in the test split (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes (default: 0)")
+    parser.add_argument("--stems", action="store_true", help="also write each source as stems/<id>_<label>.wav")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    args = parser.parse_args()
+
+    counts = {"train": args.train, "test": args.test}
+    write_soundscapes(
+        args.data_dir, counts, args.seed, args.stems, args.num_workers, args.dataset_name, args.max_sources
+    )
+    print(f"Wrote {args.train} training and {args.test} test scenes to {Path(args.data_dir) / args.dataset_name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Trains the embedded model's CLAP on captioned scenes: python soundscapes/train_clap.py --model_dir asset/macs-tiny
+
+Takes MODEL_DIR/clap as soundscapes/make_tiny.py made it and puts the trained one in its place. Resumes when run again.
+With --separator it learns from what that separator makes of the scenes, not from parts cut out of them: once stage one
+is done, CLAP is trained on with it.
+"""
+
+import argparse
+import os
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from macs import ClapEncoder, Separator
+from soundscapes.scenes import CLASS_TEXTS, CLASSES, caption, make_scene
+from soundscapes.sound.synthesis import noise
+from soundscapes.training import DEVICE, fresh_batches, save_part, train
+
+
+def clips_per_scene(separator=""):
+    """The mixture, and two parts of it; four where separating it is most of the work."""
+    return 5 if separator else 3
+
+
+@lru_cache(maxsize=1)
+def scene_of(seed, index):
+    """A scene, made once for the clips of it that follow each other."""
+    return make_scene("train", index, seed)
+
+
+def cut_out(stems, rng):
+    """What a separator might cut out of a mixture: one signal (T,), and the indices of the stems (S, T) it holds.
+
+    Separators leave parts of other sources in a signal and deal one source out to several signals, often by frequency:
+    the mask follows one stem's share of the power, now sharply, now hardly, and a smooth random field. A stem is in the
+    signal if it makes up a fifth of its energy.
+    """
+    window = torch.hann_window(400)
+    stft = torch.stft(torch.from_numpy(stems), 400, 200, window=window, return_complex=True)  # (S, F, T')
+    power = stft.abs().square() + 1e-8
+    chosen = rng.integers(len(stems))
+    rest = power.sum(0) - power[chosen] + 1e-8
+    decibels = 10 * (power[chosen] / rest).log10().clamp(-3, 3)
+    coarse = torch.from_numpy(rng.standard_normal((1, 1, rng.integers(2, 9), rng.integers(1, 5)), np.float32))
+    field = F.interpolate(coarse, decibels.shape, mode="bilinear", align_corners=True)[0, 0]
+    mask = (rng.uniform(0, 0.15) * decibels + rng.uniform(0, 4) * field - rng.uniform(0, 2)).sigmoid()
+    signal = torch.istft(mask * stft.sum(0), 400, 200, window=window, length=stems.shape[1]).numpy()
+    energies = (mask.square() * power).sum((1, 2))
+    return signal, (energies >= 0.2 * energies.sum()).nonzero()[:, 0].tolist()
+
+
+@lru_cache(maxsize=1)
+def trained_separator(folder):
+    return Separator.from_pretrained(folder).float().eval()
+
+
+@lru_cache(maxsize=1)
+@torch.no_grad()
+def separated(folder, seed, index):
+    """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S)."""
+    separator = trained_separator(folder)
+    stems = torch.from_numpy(scene_of(seed, index).stems)
+    masks = separator.masks(separator.stft(stems.sum(0, keepdim=True)))
+    parts = separator.apply_masks(masks, separator.stft(stems), stems)  # (S, M, T): of each stem in each signal
+    energies = parts.square().sum(-1).T + 1e-8
+    return parts.sum(0).numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
+
+
+def captioned_clip(seed, index, separator=""):
+    """A clip (128000,), its caption, and its set of classes as an integer (one bit each).
+
+    Of every scene first the mixture, then what a separator hands on, or, without one, might hand on: parts of it, or
+    now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
+    """
+    number, place = divmod(index, clips_per_scene(separator))
+    scene, rng = scene_of(seed, number), np.random.default_rng([seed, index])
+    labels, clip, loudness = scene.labels, scene.mixture, 20
+    if place and rng.random() < 0.05:
+        labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
+    elif place:
+        if separator:
+            signals, shares = separated(separator, seed, number)
+            chosen = np.random.default_rng([seed, number]).permutation(len(signals))[place % len(signals)]
+            clip, heard = signals[chosen], np.flatnonzero(shares[chosen] >= 0.2)
+        else:
+            clip, heard = cut_out(scene.stems, rng)
+        labels, loudness = [labels[stem] for stem in heard], 30
+    clip = clip * 10 ** (-rng.uniform(0, loudness) / 20) + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
+    text = caption(labels, rng) if labels else "The sound of Noise"
+    return torch.from_numpy(clip.astype(np.float32)), text, sum(1 << CLASSES.index(name) for name in labels)
+
+
+def contrastive_loss(audio, text, classes, logit_scale):
+    """CLAP's symmetric cross entropy; clips of the same classes (N,) count as each other's match too.
+
+    audio, text (N, D), unit norm; with one to three sources of nineteen classes a batch holds many such clips.
+    """
+    matches = (classes[:, None] == classes[None]).float()
+    logits = logit_scale.exp() * audio @ text.T
+    return 0.5 * sum(F.cross_entropy(rows, matches / matches.sum(1, keepdim=True)) for rows in (logits, logits.T))
+
+
+def naming_loss(audio, named, classes, logit_scale):
+    """Cross entropy of clips towards the names of their sources: audio (N, D), named (C + 1, D), the last is "Noise".
+
+    A batch of captions holds each class a few times only; all the names in every step make a small CLAP learn several
+    times as fast.
+    """
+    bits = 2 ** torch.arange(len(named) - 1, device=classes.device)
+    there = (classes[:, None] & bits) > 0
+    target = torch.cat([there, ~there.any(1, keepdim=True)], dim=1).float()
+    return F.cross_entropy(logit_scale.exp() * audio @ named.T, target / target.sum(1, keepdim=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
+    parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
+    parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
+    parser.add_argument("--scenes", type=int, default=40000, help="3 clips of each, or 5 (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and dropout")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="synthesising processes")
+    args = parser.parse_args()
+
+    clap = ClapEncoder.from_pretrained(args.model_dir, subfolder="clap", dtype=torch.float32).to(DEVICE)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_dir, subfolder="clap_tokenizer")
+
+    def loss_of(batch):
+        clips, texts, classes = batch
+        audio, text = clap.encode_audio(clips.to(DEVICE)), clap.encode_text([*texts, *CLASS_TEXTS], tokenizer)
+        text, named = text.float().split([len(texts), len(CLASS_TEXTS)])
+        classes = classes.to(DEVICE)
+        return contrastive_loss(audio.float(), text, classes, clap.logit_scale_a) + naming_loss(
+            audio.float(), named, classes, clap.logit_scale_t
+        )
+
+    steps = clips_per_scene(args.separator) * args.scenes // args.batch_size
+    make = partial(captioned_clip, args.seed, separator=args.separator)
+    batches = fresh_batches(make, args.batch_size, steps, args.num_workers)
+    name = "clap_separated" if args.separator else "clap"
+    train(name, {"clap": clap}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
+
+    # Which of «The sound of <class>» is nearest to a held-out source?
+    with torch.no_grad():
+        texts = clap.encode_text(CLASS_TEXTS[:-1], tokenizer)
+        scenes = [make_scene("val", index, args.seed, num_sources=1) for index in range(20 * len(CLASSES))]
+        clips = torch.from_numpy(np.stack([scene.mixture for scene in scenes]))
+        nearest = torch.cat(
+            [(clap.encode_audio(part.to(DEVICE)) @ texts.T).argmax(1).cpu() for part in clips.split(32)]
+        )
+    right = np.mean([CLASSES[n] == scene.labels[0] for n, scene in zip(nearest.tolist(), scenes, strict=True)])
+    save_part(clap, args.model_dir, "clap")
+    print(f"clap: names {right:.1%} of {len(scenes)} held-out sources")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+import macs.training.feature_store
+import train
+from macs.data.buckets import BUCKETS, bucket_sizes
+from macs.data.pairs import Draws
+from macs.training.feature_store import CacheError, FeatureStore
+from macs.training.frozen_features import FrozenModels, embed_sources, encode_images, make_dataset
+from stage_two import arguments, make_pipeline, write_pair, write_pairs
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(macs.training.feature_store, "SHARD_FILES", 3)
+    write_pairs(tmp_path / "data", 7)
+    return tmp_path
+
+
+class NotToBeLoaded(FrozenModels):
+    @property
+    def audio(self):
+        raise AssertionError("the separator and CLAP were loaded")
+
+    @property
+    def vae(self):
+        raise AssertionError("the VAE was loaded")
+
+    @property
+    def text(self):
+        raise AssertionError("the text encoder was loaded")
+
+
+def dataset_of(model, data, accelerator, frozen_class=FrozenModels, cache="cache", **options):
+    options = {"cache_dir": data / cache} | options if cache else options
+    args = train.parse_args(arguments(model, data / "data", data / "out", **options))
+    frozen = frozen_class(args, accelerator.device, bucket_sizes(BUCKETS, 64))
+    dataset, problems = make_dataset(args, accelerator, frozen, Draws(0, args.num_crops), 8)
+    frozen.prompt_embeds()
+    return dataset, problems
+
+
+def test_cached_features_are_those_computed_on_the_way(model, data, accelerator):
+    cached, _ = dataset_of(model, data, accelerator)
+    plain, _ = dataset_of(model, data, accelerator, cache="")
+    args = train.parse_args(arguments(model, data / "data", data / "out"))
+    frozen = FrozenModels(args, accelerator.device, [])
+    assert [p.image for p in cached.pairs] == [p.image for p in plain.pairs] and cached.sizes == plain.sizes
+    crops = set()
+    for index in range(7):
+        for epoch in range(3):  # other crops, flips, noise
+            theirs, ours = plain[epoch, index], cached[epoch, index]
+            expected = embed_sources(*frozen.audio, theirs["waveform"][None])[0]
+            torch.testing.assert_close(ours["source_embeds"], expected, rtol=0, atol=1e-3)
+            moments = encode_images(frozen.vae, theirs["pixels"][None])[0]
+            torch.testing.assert_close(ours["moments"], moments, rtol=2e-3, atol=2e-3)
+            assert ours["timestep"] == theirs["timestep"] and torch.equal(ours["noise"], theirs["noise"])
+            crops.add(ours["source_embeds"].sum().item())
+    assert len(crops) > 7  # the crops differ
+
+
+def test_with_a_complete_cache_no_frozen_model_is_loaded(model, data, accelerator):
+    first, _ = dataset_of(model, data, accelerator)
+    second, _ = dataset_of(model, data, accelerator, NotToBeLoaded)
+    torch.testing.assert_close(first[0, 3], second[0, 3])
+
+
+def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator, monkeypatch):
+    encoded, encode = [], macs.training.frozen_features.encode_images
+
+    def counted(vae, pixels):
+        encoded.append(len(pixels) // 2)
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return encode(vae, pixels)
+
+    monkeypatch.setattr(macs.training.frozen_features, "encode_images", counted)
+    with pytest.raises(KeyboardInterrupt):
+        dataset_of(model, data, accelerator)
+    done = encoded[0]
+    encoded += [0, 0]
+    dataset_of(model, data, accelerator)
+    assert sum(encoded[4:]) == 7 - done
+    assert not list((data / "cache").rglob("*.partial"))
+
+
+def test_what_was_added_changed_or_damaged_is_computed_anew(model, data, accelerator, monkeypatch):
+    dataset_of(model, data, accelerator)
+    encoded, encode = [], macs.training.frozen_features.embed_sources
+    monkeypatch.setattr(
+        macs.training.frozen_features, "embed_sources", lambda *args: encoded.append(len(args[2])) or encode(*args)
+    )  # of each crop
+    folder = data / "data" / "Mine" / "train"
+    write_pair(folder, "new", seed=99)
+    dataset, _ = dataset_of(model, data, accelerator)
+    assert sum(encoded) == 4 and len(dataset) == 8
+
+    encoded.clear()
+    write_pair(folder, "new", seed=100, seconds=0.9)  # one crop only
+    changed, _ = dataset_of(model, data, accelerator)
+    assert sum(encoded) == 1
+    new = [p.clip_id for p in changed.pairs].index("new")
+    assert not torch.equal(changed[0, new]["source_embeds"], dataset[0, new]["source_embeds"])
+
+    encoded.clear()
+    for shard in (data / "cache").glob("audio-*/*.safetensors"):
+        shard.write_bytes(shard.read_bytes()[:-10])
+    macs.training.feature_store._shard.cache_clear()
+    repaired, _ = dataset_of(model, data, accelerator)
+    assert len(repaired) == 8 and sum(encoded) == 7 * 4 + 1
+    encoded.clear()
+    dataset_of(model, data, accelerator)
+    assert not encoded
+
+
+def test_other_weights_or_settings_begin_another_folder(model, data, accelerator, tmp_path, capsys):
+    dataset_of(model, data, accelerator)
+    capsys.readouterr()
+    three, _ = dataset_of(model, data, accelerator, num_crops=3)
+    assert "was made with other weights or settings and stays" in capsys.readouterr().out
+    assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 1
+    dataset_of(model, data, accelerator, NotToBeLoaded)  # the first is still good
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    pipe_vae = macs.training.frozen_features.AutoencoderKL.from_pretrained(other, subfolder="vae")
+    with torch.no_grad():
+        pipe_vae.quant_conv.bias += 1
+    pipe_vae.save_pretrained(other / "vae")
+    dataset_of(other, data, accelerator)
+    assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 2
+
+
+def test_unreadable_files_are_left_out_and_the_rest_trains(model, data, accelerator):
+    folder = data / "data" / "Mine" / "train"
+    wavs, jpgs = sorted((folder / "audio").iterdir()), sorted((folder / "image").iterdir())
+    wavs[0].write_bytes(b"no audio")
+    jpgs[3].write_bytes(b"no picture")
+    jpgs[5].write_bytes(jpgs[5].read_bytes()[:-300])  # the header is fine, the picture is not
+    dataset, problems = dataset_of(model, data, accelerator)
+    assert len(dataset) == 4
+    assert {kind: len(messages) for kind, messages in problems.items()} == {
+        "recordings that cannot be read": 1, "frames that cannot be read": 1, "frames that cannot be decoded": 1,
+    }  # fmt: skip
+    assert wavs[0].name in problems["recordings that cannot be read"][0]
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_error(model, data, accelerator):
+    (data / "cache").write_text("a file")
+    with pytest.raises(CacheError, match="cannot be written .* --cache_dir"):
+        dataset_of(model, data, accelerator)
+
+
+def test_shards_are_read_row_by_row(tmp_path):
+    paths = [tmp_path / f"{i}.wav" for i in range(5)]
+    for i, path in enumerate(paths):
+        path.write_text("x" * i)
+    store = FeatureStore(tmp_path / "cache", tmp_path, "audio", {"num_crops": 2}, [paths[1]])
+    features = torch.randn(5, 2, 3, 4)
+    store.make_folder()
+    store.write([store.key(path) for path in paths], features, (64, 64))
+    store.scan()
+    for i, path in enumerate(paths):
+        for crop in range(2):
+            read = macs.training.feature_store.read_features(store.entry(path), crop)
+            assert read.dtype == torch.float32
+            torch.testing.assert_close(read, features[i, crop].half().float())
+        assert store.group(path) == (64, 64)
+    paths[2].write_text("changed")
+    assert store.entry(paths[2]) is None and store.entry(tmp_path / "missing") is None

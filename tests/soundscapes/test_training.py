@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from macs import Separator
+from soundscapes.judge import Judge
+from soundscapes.scenes import CLASSES, make_scene
+from soundscapes.train_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
+from soundscapes.train_vae import painting, reconstruction_loss
+from soundscapes.training import train
+
+
+def test_interrupted_training_ends_in_the_same_weights(tmp_path):
+    def run(folder, interrupted_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5))
+
+        def batches(done):
+            for step in range(done, 12):
+                if step == interrupted_at:
+                    raise KeyboardInterrupt
+                yield torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+
+        train("toy", {"model": model}, batches, lambda x: model(x).square().mean(), 12, 0.05, folder, save_every=5)
+        return model.state_dict()
+
+    straight = run(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", interrupted_at=8)  # three steps after the last save
+    torch.manual_seed(123)
+    resumed = run(tmp_path / "resumed")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    with pytest.raises(SystemExit, match="12 steps, not 20"):
+        train("toy", {"model": torch.nn.Linear(4, 8)}, range, None, 20, 0.05, tmp_path / "resumed")
+
+
+def test_contrastive_loss_is_claps_where_no_classes_repeat():
+    audio, text = F.normalize(torch.randn(5, 8), dim=1), F.normalize(torch.randn(5, 8), dim=1)
+    scale = torch.tensor(2.0)
+    logits = scale.exp() * audio @ text.T
+    expected = (F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))) / 2
+    torch.testing.assert_close(contrastive_loss(audio, text, torch.arange(5), scale), expected)
+    # Clips of the same classes are interchangeable: swapping their texts changes nothing.
+    classes = torch.tensor([7, 7, 1, 2, 3])
+    swapped = contrastive_loss(audio, text[[1, 0, 2, 3, 4]], classes, scale)
+    torch.testing.assert_close(contrastive_loss(audio, text, classes, scale), swapped)
+
+
+def test_naming_loss_asks_for_the_names_of_all_sources():
+    named = F.normalize(torch.randn(4, 8), dim=1)  # three classes and noise
+    audio, scale = F.normalize(torch.stack([named[0] + named[2], named[3]]), dim=1), torch.tensor(2.0)
+    logits = (scale.exp() * audio @ named.T).log_softmax(1)
+    expected = -((logits[0, 0] + logits[0, 2]) / 2 + logits[1, 3]) / 2
+    torch.testing.assert_close(naming_loss(audio, named, torch.tensor([0b101, 0]), scale), expected)
+
+
+def test_captioned_clips_are_mixtures_and_what_a_separator_hands_on():
+    kinds = set()
+    for index in range(90):
+        clip, text, classes = captioned_clip(0, index)
+        labels, heard = make_scene("train", index // clips_per_scene()).labels, bin(classes).count("1")
+        kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "part")
+        assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
+        assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
+        assert classes or text == "The sound of Noise"
+        assert index % clips_per_scene() or heard == len(labels)
+    assert kinds == {"noise", "mixture", "part"}
+    assert torch.equal(clip, captioned_clip(0, 89)[0])
+
+
+def test_what_is_cut_out_is_named_by_what_is_in_it():
+    rng = np.random.default_rng(0)
+    stems = np.stack([np.sin(np.arange(32000) * 0.3), rng.standard_normal(32000)]).astype(np.float32)
+    seen = set()
+    for _ in range(40):
+        signal, heard = cut_out(stems, rng)
+        # the share of a stem's own direction in the signal: high for the one that it is made of
+        share = (stems @ signal) ** 2 / (stems**2).sum(1) / (signal**2).sum()
+        seen.add(tuple(heard))
+        if heard == [0]:
+            assert share[0] > 0.6
+        elif heard == [1]:
+            assert share[0] < 0.4
+        else:
+            assert 0.05 < share[0] < 0.95
+    assert seen == {(0,), (1,), (0, 1)}
+    assert cut_out(stems[:1], rng)[1] == [0]
+
+
+def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_path):
+    torch.manual_seed(0)
+    separator = Separator(num_sources=3, channels=16).eval()
+    torch.nn.init.normal_(separator.unet.out_conv[-1].weight, std=2.0)  # masks that differ
+    separator.save_pretrained(tmp_path)
+    for index in range(4):
+        scene = make_scene("train", index)
+        signals, shares = separated(tmp_path, 0, index)
+        with torch.no_grad():
+            expected = separator(torch.from_numpy(scene.stems).sum(0, keepdim=True))[0]
+        torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
+        assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
+        count = clips_per_scene(str(tmp_path))
+        classes = [captioned_clip(0, count * index + place, str(tmp_path))[2] for place in range(1, count)]
+        heard = [{i for i, name in enumerate(scene.labels) if bits >> CLASSES.index(name) & 1} for bits in classes]
+        possible = [set(np.flatnonzero(row >= 0.2)) for row in shares]
+        assert all(found in [*possible, set()] for found in heard)  # now and then noise takes a signal's place
+    assert len(scene.stems) > 1 and not np.allclose(shares, shares[0], atol=1e-3)
+
+
+def test_reconstruction_loss_prefers_sharp_outlines():
+    image = torch.stack([painting("train", 0, index) for index in range(4)])
+    blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    dimmed = image + (blurred - image).abs().mean()  # as far from the picture, but as sharp
+    assert reconstruction_loss(image, image) == 0
+    assert reconstruction_loss(blurred, image) > 1.2 * reconstruction_loss(dimmed, image)
+
+
+def test_judge_names_classes_and_comes_back_from_disk(tmp_path):
+    judge = Judge(CLASSES, width=4).eval()
+    judge.save_pretrained(tmp_path)
+    again = Judge.from_pretrained(tmp_path)
+    images = torch.stack([painting("train", 0, index) for index in range(3)])
+    assert torch.equal(judge(images), again(images)) and again.config.classes == CLASSES
+    for names, logits in zip(again.recognise(images), again(images), strict=True):
+        assert names == [name for name, logit in zip(CLASSES, logits, strict=True) if logit > 0]
+    assert judge.features(images).shape == (3, 64)
