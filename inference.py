@@ -6,7 +6,6 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 
 import argparse
 import hashlib
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,98 +15,102 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from macs.options import integer, multiple_of, number
 
-def parse_args():
+
+def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)"
-    )
-    parser.add_argument(
-        "--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py"
-    )
-    parser.add_argument("--dataset_name", default="LLP", help="which released weights, and which set under --data_dir")
-    parser.add_argument(
-        "--audio",
-        nargs="+",
-        default=[],
-        metavar="FILE_OR_FOLDER",
-        help="recordings; a name that begins with - needs ./ before it",
-    )
-    parser.add_argument(
-        "--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio"
-    )
-    parser.add_argument("--data_set", default="test", help="train or test, under --data_dir")
-    parser.add_argument("--output_dir", default="output", help="where the images go")
-    parser.add_argument("--M", type=int, default=6, help="number of separated signals; must be the weights'")
-    parser.add_argument("--cfg", action=argparse.BooleanOptionalAction, default=True, help="classifier-free guidance")
-    parser.add_argument("--prompt", default="", help="text beside the sound")
-    parser.add_argument("--negative_prompt", default="", help="what the image shall not show")
-    parser.add_argument("--guidance_scale", type=float, default=7.5, help="strength of the guidance")
-    parser.add_argument(
-        "--audio_scale", type=float, default=1.0, help="weight of the sound; 0 is Stable Diffusion alone"
-    )
-    parser.add_argument("--top_sources", type=int, default=None, help="attend to the k most significant signals only")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps (DPM-Solver++)")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs="+",
-        default=None,
-        metavar="PIXELS",
-        help="one side, or height and width; multiples of 8",
-    )
-    parser.add_argument(
-        "--num_images", type=int, default=1, help="images per clip; the further ones are <clip name>_1.png, ..."
-    )
-    parser.add_argument(
-        "--clip_start",
-        type=float,
-        default=None,
-        help="where to cut longer recordings, in seconds; the loudest 8 s if not given",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="an image depends on the seed and its clip's name alone")
-    parser.add_argument("--batch_size", type=int, default=4, help="clips at a time")
-    parser.add_argument(
-        "--mixed_precision",
-        choices=["no", "fp16", "bf16"],
-        default="no",
-        help="of the generator; the audio part stays in float32",
-    )
-    parser.add_argument(
-        "--save_sources", action="store_true", help="write the M signals as wav and a picture of what was heard"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make images again that exist")
-    return parser.parse_args()  # fmt: skip
+    add = parser.add_argument_group("weights").add_argument
+    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
+    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
+    add("--dataset_name", default="LLP", help="which released weights, and which set under --data_dir")
+    add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")
+    precisions = ["no", "fp16", "bf16"]
+    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
+
+    add = parser.add_argument_group("recordings").add_argument
+    names = "recordings; a name that begins with - needs ./ before it"
+    add("--audio", nargs="+", default=[], metavar="FILE_OR_FOLDER", help=names)
+    add("--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio")
+    add("--data_set", default="test", help="train or test, under --data_dir")
+    add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
+
+    add = parser.add_argument_group("pictures").add_argument
+    add("--prompt", default="", help="text beside the sound")
+    add("--negative_prompt", default="", help="what the image shall not show")
+    add("--cfg", action=argparse.BooleanOptionalAction, default=True, help="classifier-free guidance")
+    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance")
+    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
+    add("--top_sources", type=integer(1), help="attend to the k most significant sources only")
+    add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
+    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
+    size = "one side, or height and width; multiples of 8"
+    add("--size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
+    add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
+    add("--seed", type=integer(0), default=0, help="an image depends on the seed and its clip's name alone")
+    frames = "draw --frames pictures on the way from one clip's sources to another's"
+    add("--interpolate", nargs=2, metavar=("FROM", "TO"), help=frames)
+    add("--frames", type=integer(2), default=9, help="of --interpolate, both ends included")
+
+    add = parser.add_argument_group("outputs").add_argument
+    add("--output_dir", default="output", help="where the images go")
+    add("--batch_size", type=integer(1), default=4, help="clips at a time")
+    add("--save_sources", action="store_true", help="write the M signals as wav and a picture of what was heard")
+    only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
+    add("--separate_only", action="store_true", help=only)
+    add("--overwrite", action="store_true", help="make outputs again that exist")
+    args = parser.parse_args(arguments)
+    if not (args.audio or args.data_dir or args.interpolate):
+        parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
+    if args.size and len(args.size) > 2:
+        parser.error(f"--size takes one side, or height and width, but got {len(args.size)} numbers")
+    return args
 
 
 def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
     from macs.audio import AUDIO_SUFFIXES
+    from macs.files import visible_files
 
-    paths, problems = [], []
-    if not args.data_dir:
-        paths = [Path(path) for path in args.audio]
-    else:
-        folder = Path(args.data_dir) / args.dataset_name / args.data_set / "audio"
-        if folder.is_dir():
-            paths.append(folder)
-        else:
+    paths, problems = [Path(path) for path in args.audio], []
+    if args.data_dir:
+        paths = [Path(args.data_dir) / args.dataset_name / args.data_set / "audio"]
+        if not paths[0].is_dir():
             known = sorted(str(f.parent.relative_to(args.data_dir)) for f in Path(args.data_dir).glob("*/*/audio"))
-            problems.append(f"{folder}: no such folder; {args.data_dir} holds the sets: {', '.join(known) or 'none'}")
+            return {}, [f"{paths[0]}: no such folder; {args.data_dir} holds the sets: {', '.join(known) or 'none'}"]
     clips = {}
     for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
-            if not files:
-                problems.append(f"{path}: no recordings in this folder ({', '.join(AUDIO_SUFFIXES)})")
-        elif not path.exists():
+        if not path.exists():
             problems.append(f"{path}: no such file or folder")
             continue
+        files = visible_files(path, AUDIO_SUFFIXES) if path.is_dir() else [path]
+        if not files:
+            problems.append(f"{path}: no recordings in this folder ({', '.join(AUDIO_SUFFIXES)})")
         for file in files:
             if clips.setdefault(file.stem, file) != file:
                 problems.append(f"{file}: would overwrite the image of {clips[file.stem]}; rename one of them")
     return clips, problems
+
+
+def output_paths(args, name):
+    """The files that show that a clip is done: its images, or its first source with --separate_only."""
+    output_dir = Path(args.output_dir)
+    if args.separate_only:
+        return [output_dir / "sources" / f"{name}_1.wav"]
+    return [output_dir / (f"{name}_{i}.png" if i else f"{name}.png") for i in range(args.num_images)]
+
+
+def share_no_output(args, clips):
+    """({name: path} without the clips whose images would be another clip's, such as a_1 and the second of a, [problems])"""
+    owners, kept, problems = {}, {}, []
+    for name, path in clips.items():
+        taken = [owners[output] for output in output_paths(args, name) if output in owners]
+        if taken:
+            problems.append(f"{path}: would overwrite an image of {clips[taken[0]]}; rename one of them")
+            continue
+        owners |= dict.fromkeys(output_paths(args, name), name)
+        kept[name] = path
+    return kept, problems
 
 
 def image_generator(seed, name, number):
@@ -116,147 +119,189 @@ def image_generator(seed, name, number):
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def output_paths(output_dir, name, num_images):
-    return [output_dir / (f"{name}_{i}.png" if i else f"{name}.png") for i in range(num_images)]
+def open_pipeline(args, device):
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from macs.loading import load_pipeline
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
+    pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
-def write(path, save):
-    """Writes beside and renames, so that no half file is ever seen; `save` takes the path to write to."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    save(partial)
-    os.replace(partial, path)
+def read_clips(args, clips, names, num_samples, problems):
+    """{name: waveform (T,)} of those that can be read; a message about each of the others goes to problems."""
+    from macs.audio import SILENCE, AudioError, load_clip
+
+    waveforms = {}
+    for name in names:
+        try:
+            waveforms[name] = load_clip(clips[name], args.clip_start, num_samples)
+        except (AudioError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if waveforms[name].abs().max() < SILENCE:
+            warnings.warn(f"{clips[name]}: silence; the image shows no sound", stacklevel=1)
+    return waveforms
 
 
-def write_sources(output_dir, name, mixture, sources, image):
-    """sources/<name>_1.wav ... and sources/<name>.png: the mixture, its signals in rank order, and the image."""
+def drawer(args, pipe):
+    """The function embeddings (B, M, D), generators -> images that the settings ask for.
+
+    The prompt is encoded once, for all clips.
+    """
+    height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
+    with torch.no_grad():
+        prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
+            args.prompt, pipe._execution_device, 1, args.cfg, args.negative_prompt
+        )
+
+    def draw(source_embeds, generators, num_images=1):
+        return pipe(
+            source_embeds=source_embeds,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            audio_scale=args.audio_scale,
+            top_sources=args.top_sources,
+            source_weights=args.source_weights,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale if args.cfg else 1.0,
+            num_images_per_prompt=num_images,
+            generator=generators,
+            height=height,
+            width=width,
+        ).images
+
+    return draw
+
+
+def write_outputs(args, name, mixture, sources, images):
+    """<name>.png, <name>_1.png, ...; with the sources also sources/<name>_1.wav ... in rank order and sources/<name>.png.
+
+    The picture of what was heard shows the mixture (T,), its signals (M, T) and the first image.
+    """
     import soundfile
 
     from macs.audio import SAMPLE_RATE
+    from macs.files import write_beside
     from macs.plots import sources_figure
 
-    folder = output_dir / "sources"
-    folder.mkdir(exist_ok=True)
-    for rank, source in enumerate(sources.cpu().numpy(), 1):
-        write(folder / f"{name}_{rank}.wav", lambda path, source=source: soundfile.write(path, source, SAMPLE_RATE))
-    figure = sources_figure(mixture, sources, image)
-    write(folder / f"{name}.png", lambda path: figure.savefig(path, dpi=120))
+    for path, image in zip(output_paths(args, name), images, strict=False):
+        with write_beside(path) as partial:
+            image.save(partial)
+    if not (args.save_sources or args.separate_only):
+        return
+    folder = Path(args.output_dir) / "sources"
+    for rank in range(len(sources), 0, -1):  # the first one last: it says that all are there
+        with write_beside(folder / f"{name}_{rank}.wav") as partial:
+            soundfile.write(partial, sources[rank - 1].cpu().numpy(), SAMPLE_RATE)
+    if args.save_sources:
+        with write_beside(folder / f"{name}.png") as partial:
+            sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
+
+
+def draw_clips(args, pipe, clips, names, problems, bar):
+    """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done."""
+    draw, done = drawer(args, pipe), 0
+    for start in range(0, len(names), args.batch_size):
+        batch = names[start : start + args.batch_size]
+        waveforms = read_clips(args, clips, batch, pipe.separator.config.num_samples, problems)
+        bar.update(len(batch) - len(waveforms))
+        if not waveforms:
+            continue
+
+        # Waveforms (B, T) -> sources (B, M, T) -> embeddings (B, M, D) -> images
+        mixtures = torch.stack(list(waveforms.values())).to(pipe._execution_device)
+        sources, images = pipe.separate(mixtures), []
+        if not args.separate_only:
+            generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
+            images = draw(pipe.encode_sources(sources), generators, args.num_images)
+
+        for i, name in enumerate(waveforms):
+            try:
+                clip_images = images[i * args.num_images : (i + 1) * args.num_images]
+                write_outputs(args, name, mixtures[i], sources[i], clip_images)
+                done += 1
+            except OSError as error:
+                problems.append(f"{clips[name]}: its output could not be written ({error})")
+            bar.update()
+    return done
+
+
+def interpolate(args, pipe):
+    """<from>-<to>.png: pictures on the way between two clips' embeddings, on the sphere, from the same noise."""
+    from diffusers.utils import make_image_grid
+
+    from macs.files import write_beside
+
+    start, end = pipe.encode_audio(pipe.prepare_audio(args.interpolate))  # (M, D) each, unit norm
+    angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos().clamp(min=1e-4)
+    way = torch.linspace(0, 1, args.frames, device=start.device)[:, None, None]
+    embeds = (torch.sin((1 - way) * angle) * start + torch.sin(way * angle) * end) / torch.sin(angle)  # (frames, M, D)
+    draw, images = drawer(args, pipe), []
+    for part in embeds.split(args.batch_size):
+        images += draw(part, [image_generator(args.seed, "interpolation", 0) for _ in part])
+    name = "-".join(Path(path).stem for path in args.interpolate)
+    path = Path(args.output_dir) / f"{name}.png"
+    with write_beside(path) as partial:
+        make_image_grid(images, 1, len(images)).save(partial)
+    return path
+
+
+def check_output_dir(output_dir, process_index):
+    """Makes the folder; ends the script with one line where it cannot be written."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / f".write_test_{process_index}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        sys.exit(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another folder")
 
 
 def main():
     args = parse_args()
     # without a GPU several processes find each other only when told so
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    if not args.audio and not args.data_dir:
-        sys.exit("nothing to do: give --audio FILE_OR_FOLDER or --data_dir")
     if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         sys.exit("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    check_output_dir(Path(args.output_dir), accelerator.process_index)
     clips, problems = find_clips(args)
+    clips, overlaps = share_no_output(args, clips)
+    problems += overlaps
+    todo = [name for name in clips if args.overwrite or not all(path.exists() for path in output_paths(args, name))]
+    kept, done = len(clips) - len(todo), 0
 
-    # The output folder, and what is to be made
-    output_dir = Path(args.output_dir)
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".write_test_{accelerator.process_index}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        sys.exit(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another folder")
-    todo = [
-        name
-        for name in clips
-        if args.overwrite or not all(p.exists() for p in output_paths(output_dir, name, args.num_images))
-    ]
-    kept = len(clips) - len(todo)
-    written = 0
-
-    if todo:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        from macs.audio import SILENCE, AudioError, load_clip
-        from macs.loading import load_pipeline
-        from macs.released import CheckpointError
-
-        # Models
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
-        dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
-        try:
-            pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(accelerator.device)
-        except CheckpointError as error:
-            sys.exit(str(error))
-        pipe.set_progress_bar_config(disable=True)
-        height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
-        num_samples = pipe.separator.config.num_samples
-
-        # The prompt is encoded once, for all clips
-        guidance_scale = args.guidance_scale if args.cfg else 1.0
-        with torch.no_grad():
-            prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
-                args.prompt, accelerator.device, 1, args.cfg, args.negative_prompt
-            )
-
-        with accelerator.split_between_processes(todo) as names:
-            bar = tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process)
-            for start in range(0, len(names), args.batch_size):
-                # Recordings -> waveforms (B, T)
-                waveforms = {}
-                for name in names[start : start + args.batch_size]:
-                    try:
-                        waveforms[name] = load_clip(clips[name], args.clip_start, num_samples)
-                        if waveforms[name].abs().max() < SILENCE:
-                            warnings.warn(f"{clips[name]}: silence; the image shows no sound", stacklevel=1)
-                    except (AudioError, OSError) as error:
-                        problems.append(str(error))
-                        bar.update()
-                if not waveforms:
-                    continue
-
-                # Waveforms -> sources (B, M, T) -> embeddings (B, M, D) -> images
-                mixtures = torch.stack(list(waveforms.values())).to(accelerator.device)
-                sources = pipe.separate(mixtures)
-                images = pipe(
-                    source_embeds=pipe.encode_sources(sources),
-                    prompt_embeds=prompt_embeds,
-                    negative_prompt_embeds=negative_prompt_embeds,
-                    audio_scale=args.audio_scale,
-                    top_sources=args.top_sources,
-                    num_inference_steps=args.steps,
-                    guidance_scale=guidance_scale,
-                    num_images_per_prompt=args.num_images,
-                    generator=[image_generator(args.seed, n, i) for n in waveforms for i in range(args.num_images)],
-                    height=height,
-                    width=width,
-                ).images
-
-                # Images -> files
-                for i, name in enumerate(waveforms):
-                    clip_images = images[i * args.num_images : (i + 1) * args.num_images]
-                    try:
-                        for path, image in zip(
-                            output_paths(output_dir, name, args.num_images), clip_images, strict=True
-                        ):
-                            write(path, image.save)
-                            written += 1
-                        if args.save_sources:
-                            write_sources(output_dir, name, mixtures[i], sources[i], clip_images[0])
-                    except OSError as error:
-                        problems.append(f"{clips[name]}: its image could not be written ({error})")
-                    bar.update()
-            bar.close()
+        if todo or args.interpolate:
+            pipe = open_pipeline(args, accelerator.device)
+        if args.interpolate and accelerator.is_main_process:
+            print(f"written: {interpolate(args, pipe)}")
+        if todo:
+            with accelerator.split_between_processes(todo) as names:
+                with tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process) as bar:
+                    done = draw_clips(args, pipe, clips, names, problems, bar)
+    except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
+        sys.exit(f"inference.py: {error}")
 
     # Summary
     if accelerator.num_processes > 1:
-        written = sum(gather_object([written]))
+        done = sum(gather_object([done]))
         problems = list(dict.fromkeys(gather_object(problems)))
     if accelerator.is_main_process:
         for problem in problems:
             print(problem, file=sys.stderr)
+        made = f"sources of {done} clips" if args.separate_only else f"{done * args.num_images} images"
+        made = made if done * args.num_images != 1 else made.removesuffix("s")
         print(
-            f"{written} image{'s' * (written != 1)} written to {output_dir}/, "
-            f"{kept} clip{'s' * (kept != 1)} had theirs already, {len(problems)} problem{'s' * (len(problems) != 1)}"
+            f"{made} written to {args.output_dir}/, {kept} clip{'s' * (kept != 1)} had theirs already, "
+            f"{len(problems)} problem{'s' * (len(problems) != 1)}"
         )
-    sys.exit(1 if problems and not written and not kept else 0)
+    sys.exit(1 if problems and not (done or kept or args.interpolate) else 0)
 
 
 if __name__ == "__main__":

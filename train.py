@@ -5,21 +5,14 @@ OUTPUT_DIR/adapter, which inference.sh takes as PT_PATH, and on the way checkpoi
 """
 
 import argparse
-import functools
 import json
-import math
 import sys
 from pathlib import Path
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType, set_seed
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    UNet2DConditionModel,
-)
-from diffusers.training_utils import EMAModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from torch.utils.data import DataLoader
@@ -29,135 +22,295 @@ from macs.adapter import AudioAdapter
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.loading import local_folder, open_trained
+from macs.loading import audio_model_paths, local_folder, open_trained, separator_sizes, weight_files
+from macs.options import integer, number
 from macs.released import CheckpointError, export_released
-from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses, sources_heard
-from macs.training.feature_store import CacheError
-from macs.training.frozen_features import FrozenModels, embed_sources, encode_images, make_dataset
+from macs.training.additions import captions_of, open_teacher, sources_heard
+from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
+from macs.training.feature_store import CacheError, fingerprint
+from macs.training.frozen_features import FrozenModels, make_dataset
 from macs.training.label_warmup import warm_up_by_labels
 from macs.training.loop import (
-    Position,
+    Run,
     TrainingError,
-    add_training_arguments,
-    epoch_batches,
+    compared_settings,
+    finish,
     log_figure,
-    log_metrics,
     make_accelerator,
-    make_schedule,
     replace_folder,
-    resume,
-    save_checkpoint,
+    unlock,
 )
+from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
+from macs.training.options import add_training_arguments
 from macs.training.validation_pictures import Validation
+
+# What a resumed run may change: where things lie (weights are compared by their contents), and what is shown
+NOT_COMPARED = NOT_COMPARED_EITHER | {
+    "sd_path", "pt_path", "data_dir", "cache_dir", "gradient_checkpointing", "export_released",
+    "validation_steps", "validation_clips", "validation_set",
+}  # fmt: skip
 
 
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--sd_path", default="asset/macs-tiny", help="Stable Diffusion 1.4 or a MACS pipeline")
-    parser.add_argument(
-        "--pt_path", default="", help="with Stable Diffusion: where separator_FSD50K_full.pt is (folder or hub id)"
-    )
-    parser.add_argument("--separator", default="", help="a separator trained by train_separator.sh, in place of theirs")
-    parser.add_argument("--adapter", default="", help="adapter folder to start from; a new one if not given")
-    parser.add_argument("--data_dir", required=True, help="holds <dataset_name>/<data_set>/{audio,image}")
-    parser.add_argument("--dataset_name", default="LLP", help="LLP, AudioSet, Landscape or a folder of yours")
-    parser.add_argument("--data_set", default="train", help="the part of the set to train on")
-    parser.add_argument("--cache_dir", default="", help="keeps what the frozen models compute; without: every time")
-    parser.add_argument("--num_crops", type=int, default=4, help="crops of 8 s, evenly spread over each recording")
-    parser.add_argument("--resolution", type=int, help="base of the buckets, in pixels; default: the generator's")
-    parser.add_argument("--M", type=int, default=6, help="number of separated signals; must be the separator's")
-    parser.add_argument(
-        "--trainable", choices=["adapter", "unet"], default="adapter", help="unet: the whole UNet and the adapter"
-    )
-    parser.add_argument("--drop_rate", type=float, default=0.1, help="share of samples without sound, for guidance")
-    parser.add_argument(
-        "--source_dropout", type=float, default=0.0, help="share of the optimizer steps that hear the first k sources "
-        "alone, k at random; the adapter then also draws from few of them",
-    )  # fmt: skip
-    parser.add_argument("--clip_grad", type=float, default=1.0, help="largest gradient value (norm under FSDP)")
-    parser.add_argument("--snr_gamma", type=float, help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
-    parser.add_argument(
-        "--captions", default="", help="csv (filename, caption) of the recordings, or their label file: the target is "
-        "what the generator itself predicts for the caption, in place of the noise; wants fewer images",
-    )  # fmt: skip
-    parser.add_argument(
-        "--labels", default="", help="label file of the recordings: the projector first learns to tell them apart, "
-        "without the UNet, in a minute; needs --cache_dir",
-    )  # fmt: skip
-    parser.add_argument("--gradient_checkpointing", action="store_true", help="less memory, about a third slower")
-    parser.add_argument("--ema", type=float, default=0.0, help="decay of a running mean of the weights, e.g. 0.9999")
-    parser.add_argument("--validation_steps", type=int, default=500, help="optimizer steps between figures; 0: none")
-    parser.add_argument("--validation_clips", type=int, default=4, help="clips in a figure, always the same")
-    parser.add_argument("--validation_set", default="test", help="part of the set they come from, if it is there")
-    parser.add_argument("--export_released", action="store_true", help="also write <DATASET>_mlp.pt and _unet.pt")
+    add = parser.add_argument
+    add("--sd_path", default="asset/macs-tiny", help="Stable Diffusion 1.4 or a MACS pipeline")
+    add("--pt_path", default="", help="with Stable Diffusion: where separator_FSD50K_full.pt is (folder or hub id)")
+    add("--separator", default="", help="a separator trained by train_separator.sh, in place of theirs")
+    add("--adapter", default="", help="adapter folder to start from; a new one if not given")
+    add("--data_dir", required=True, help="holds <dataset_name>/<data_set>/{audio,image}")
+    add("--dataset_name", default="LLP", help="LLP, AudioSet, Landscape or a folder of yours")
+    add("--data_set", default="train", help="the part of the set to train on")
+    add("--cache_dir", default="", help="keeps what the frozen models compute; without: every time")
+    add("--num_crops", type=integer(1), default=4, help="crops of 8 s, evenly spread over each recording")
+    add("--resolution", type=integer(8), help="base of the buckets, in pixels; default: the generator's")
+    add("--M", type=integer(1), help="number of sources; default: the separator's; 1: no separation")
+    add("--trainable", choices=["adapter", "unet"], default="adapter", help="unet: the whole UNet and the adapter")
+    add("--drop_rate", type=number(0, 1), default=0.1, help="share of samples without sound, for guidance")
+    add("--clip_grad", type=number(0), default=1.0, help="largest gradient value (norm under FSDP)")
+    add("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+    add("--validation_steps", type=integer(0), default=500, help="optimizer steps between figures; 0: none")
+    add("--validation_clips", type=integer(1), default=4, help="clips in a figure, always the same")
+    add("--validation_set", default="test", help="part of the set they come from, if it is there")
+    add("--export_released", action="store_true", help="also write <DATASET>_mlp.pt and _unet.pt")
     add_training_arguments(parser, epochs=15, lr=1e-4, batch_size=2, gradient_accumulation_steps=8)
-    return parser.parse_args(arguments)
+    ours = parser.add_argument_group("additions to the paper, off by default")
+    add = ours.add_argument
+    captions = "csv (filename, caption) or label file: learn what the generator predicts for the caption, in place of "
+    add("--captions", default="", help=captions + "the noise; wants fewer images")
+    add("--labels", default="", help="label file from which a new projector learns first; needs --cache_dir")
+    dropout = "share of the optimizer steps that hear the first k sources alone, k at random; the adapter then also "
+    add("--source_dropout", type=number(0, 1), default=0.0, help=dropout + "draws from few of them")
+    add("--snr_gamma", type=number(0), help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
+    add("--ema", type=number(0, 1), default=0.0, help="decay of a running average of the weights, which is the result")
+    args = parser.parse_args(arguments)
+    if args.labels and not args.cache_dir:
+        parser.error("--labels needs --cache_dir: the warm-up passes over all embeddings many times")
+    if args.labels and args.adapter:
+        parser.error("--labels is where a new adapter begins; leave it out to go on with --adapter")
+    return args
 
 
-def make_model(args, embedding_dim, frozen_dtype):
-    """A Denoiser with a new adapter, or with the one --adapter names; what is trained stays in float32."""
-    unet = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=torch.float32)
+def make_adapter(unet, sd_path, num_sources, embedding_dim, seed):
+    """A new adapter, whose keys and values start as the text's. sd_path a MACS pipeline: with its projector's sizes."""
+    path = Path(sd_path) / "adapter" / "config.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    sizes = {name: settings[name] for name in ("hidden_dim", "dropout") if name in settings}
+    set_seed(seed)  # the same start in every process
+    return AudioAdapter.from_unet(unet, num_sources, embedding_dim, **sizes)
+
+
+def open_adapter(path, num_sources, embedding_dim):
+    """The adapter to go on from. Raises CheckpointError where it was made for other sources or embeddings."""
+    adapter = AudioAdapter.from_pretrained(path, torch_dtype=torch.float32)
+    found = adapter.config.num_sources, adapter.config.embedding_dim
+    if found != (num_sources, embedding_dim):
+        raise CheckpointError(
+            f"{path}: made for M = {found[0]} and embeddings of {found[1]} numbers, expected M = {num_sources} and "
+            f"{embedding_dim}"
+        )
+    return adapter
+
+
+def train(args):
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    accelerator = make_accelerator(
+        args.output_dir, mixed_precision=args.mixed_precision, seed=args.seed, report_to=args.report_to,
+        gradient_accumulation_steps=args.gradient_accumulation_steps, config=vars(args),
+    )  # fmt: skip
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    with accelerator.main_process_first():
+        sd_path = local_folder(args.sd_path)
+    audio_paths = audio_model_paths(sd_path, args.pt_path, args.separator)
+    num_sources = args.M or separator_sizes(audio_paths[0])[0]
+
+    # Noise schedule, latents and training sizes of this Stable Diffusion
+    noise_scheduler = DDPMScheduler.from_pretrained(sd_path, subfolder="scheduler")
+    vae_config = AutoencoderKL.load_config(sd_path, subfolder="vae")
+    unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
+    latent_scale = 2 ** (len(vae_config["block_out_channels"]) - 1)
+    resolution = args.resolution or unet_config["sample_size"] * latent_scale
+    sizes = bucket_sizes(DATASETS.get(args.dataset_name, BUCKETS), resolution, latent_scale)
+
+    # Data: each pair's source embeddings and latent moments, as the frozen models make them
+    frozen = FrozenModels(
+        sd_path, audio_paths, num_sources, sizes, accelerator.device, data_dir=args.data_dir,
+        cache_dir=args.cache_dir, num_crops=args.num_crops, num_workers=args.num_workers,
+    )  # fmt: skip
+    num_timesteps = noise_scheduler.config.num_train_timesteps
+    draws = Draws(args.seed, args.num_crops, args.drop_rate, vae_config["latent_channels"], num_timesteps)
+    captions = read_captions(args.captions) if args.captions else None
+    dataset, problems = make_dataset(
+        frozen, accelerator, args.dataset_name, args.data_set, draws, latent_scale, captions
+    )
+    sampler = BucketBatchSampler(
+        dataset.sizes, args.batch_size, args.seed, accelerator.num_processes, accelerator.process_index
+    )
+    loader = DataLoader(
+        dataset, batch_sampler=sampler, num_workers=args.num_workers, collate_fn=collate,
+        pin_memory=accelerator.device.type == "cuda", generator=torch.Generator(),
+        persistent_workers=args.num_workers > 0,
+    )  # fmt: skip
+    # the sampler has shared the batches out already
+    loader = prepare_data_loader(loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True)
+    prompt_embeds = frozen.prompt_embeds().to(accelerator.device)  # of the empty prompt
+    counts = report(accelerator, dataset, problems, sizes, len(loader))
+
+    # Models: the UNet with the adapter in it
+    unet = UNet2DConditionModel.from_pretrained(sd_path, subfolder="unet", torch_dtype=torch.float32)
     if args.adapter:
-        adapter = AudioAdapter.from_pretrained(args.adapter, torch_dtype=torch.float32)
-        found = adapter.config.num_sources, adapter.config.embedding_dim
-        if found != (args.M, embedding_dim):
-            raise CheckpointError(
-                f"{args.adapter}: made for M = {found[0]} and embeddings of {found[1]} numbers, expected M = {args.M} "
-                f"and {embedding_dim}"
-            )
+        adapter = open_adapter(args.adapter, num_sources, frozen.embedding_dim)
     else:
-        settings = Path(args.sd_path) / "adapter" / "config.json"
-        settings = json.loads(settings.read_text()) if settings.is_file() else {}  # a MACS pipeline's own projector
-        sizes = {name: settings[name] for name in ("hidden_dim", "dropout") if name in settings}
-        set_seed(args.seed)  # the same start in every process
-        adapter = AudioAdapter.from_unet(unet, args.M, embedding_dim, **sizes)
+        adapter = make_adapter(unet, sd_path, num_sources, frozen.embedding_dim, args.seed)
     if args.trainable == "adapter":
-        nn.Module.to(unet, frozen_dtype)  # diffusers' own warns without a reason
+        nn.Module.to(unet, half)  # frozen; diffusers' own `to` warns without a reason
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return Denoiser(unet, adapter, args.trainable), unet, adapter
+    model = Denoiser(unet, adapter, args.trainable)
+
+    # Additions: a projector that has learned from labels, the generator itself as teacher, pictures on the way
+    if args.labels and not args.resume:
+        warm_up_by_labels(args.labels, adapter.projector, dataset, args.seed, accelerator)
+    teacher = open_teacher(sd_path, half, accelerator.device) if captions else None
+    pictures = None
+    if args.validation_steps:
+        parts = (args.validation_set, args.data_set)
+        pictures = Validation(frozen, accelerator, args.dataset_name, parts, args.validation_clips)
+    frozen.release(*() if args.cache_dir else ("text",))  # what is needed once more is loaded again
+
+    # Optimizer: only what is trained goes to it
+    set_seed(args.seed, device_specific=True)  # dropout
+    unet.to(accelerator.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.lr)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.print(f"{sum(p.numel() for p in trained) / 1e6:.1f} M parameters are trained ({args.trainable})")
+    settings = settings_of(args, accelerator, sd_path, audio_paths, num_sources, dataset, counts)
+    run = Run(
+        accelerator, args.output_dir, settings, optimizer, trained, epochs=args.epochs, batches_per_epoch=len(loader),
+        scheduler=args.scheduler, ema=args.ema, checkpointing_steps=args.checkpointing_steps,
+        checkpoints_kept=args.checkpoints_kept,
+    )  # fmt: skip
+    if args.resume:
+        run.resume(args.resume)
+
+    # Training
+    accumulation = args.gradient_accumulation_steps
+    for epoch in run.epochs_left():
+        sampler.set_epoch(epoch)
+        step_sizes = sampler.step_sizes(accumulation)  # images of each optimizer step, of all processes
+        step_loss, epoch_losses = 0.0, []
+        for batch in run.batches(loader):
+            with accelerator.accumulate(model), attention_kernel(batch["noise"]):
+                batch = frozen.complete(batch)
+                if captions:
+                    batch["caption_embeds"] = frozen.encode_prompts(captions_of(batch, dataset, captions))
+                if args.source_dropout:
+                    heard = sources_heard(num_sources, args.source_dropout, args.seed, run.position.step)
+                    batch["source_embeds"] = batch["source_embeds"][:, :heard]
+                losses = denoising_losses(
+                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma,
+                    teacher,
+                )  # fmt: skip
+                # each image of an optimizer step counts the same; accelerate divides by micro-batches and processes
+                loss = losses.sum() / step_sizes[(run.position.batch - 1) // accumulation]
+                accelerator.backward(loss * accumulation * accelerator.num_processes)
+                clip_gradients(accelerator, model, trained, args.clip_grad)
+                optimizer.step()
+                optimizer.zero_grad()
+            step_loss = step_loss + loss.detach()
+            if not accelerator.sync_gradients:
+                continue
+            epoch_losses.append(accelerator.reduce(step_loss, "sum").item())
+            step_loss = 0.0
+            run.step_done({"loss": epoch_losses[-1]})
+            if pictures and run.position.step % args.validation_steps == 0:
+                draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, prompt_embeds, args.seed)
+        mean = sum(epoch_losses) / max(1, len(epoch_losses))
+        run.log({"epoch": epoch + 1, "train/epoch_loss": mean})
+        accelerator.print(f"epoch {epoch + 1}: mean loss {mean:.4f}")
+
+    # The result, and what was left out
+    if run.average:
+        run.average.copy_to(trained)
+    if pictures and run.position.step % args.validation_steps:
+        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, prompt_embeds, args.seed)
+    save_result(args, sd_path, accelerator, model, adapter)
+    if run.skipped:
+        problems["files that could not be read on the way"] = sorted(run.skipped)
+    for line in describe(problems):
+        accelerator.print(line)
+    del model, run
+    finish(accelerator)
 
 
-def add_features(batch, frozen, captions=None):
-    """Adds source_embeds and moments to a batch of waveforms and pixels, as the cache would hold them.
-
-    captions: of the dataset's pairs, a list of str; adds caption_embeds.
-    """
-    if captions:
-        batch["caption_embeds"] = frozen.encode_prompts([captions[index] for index in batch["index"].tolist()])
-    if "moments" not in batch:
-        separator, clap = frozen.audio
-        heard = ~batch["dropped"]  # the embeddings of the others become zeros anyway
-        embeddings = torch.zeros(
-            len(heard), separator.config.num_sources, clap.config.projection_dim, device=heard.device
-        )
-        if heard.any():
-            embeddings[heard] = embed_sources(separator, clap, batch["waveform"][heard]).float()
-        batch["source_embeds"] = embeddings
-        batch["moments"] = encode_images(frozen.vae, batch["pixels"])
-    return batch
+def report(accelerator, dataset, problems, sizes, num_batches):
+    """Prints what there is to train on and what was left out; returns {size: number of frames}."""
+    for line in describe(problems):
+        accelerator.print(line)
+    counts = {f"{height}x{width}": dataset.sizes.count((height, width)) for height, width in sizes}
+    shown = ", ".join(f"{count} of {size}" for size, count in counts.items() if count)
+    accelerator.print(f"{len(dataset)} frames to train on: {shown}; {num_batches} batches in an epoch")
+    return counts
 
 
-def draw_validation(args, accelerator, validation, frozen, unet, adapter, noise_scheduler, prompt_embeds, step):
+def settings_of(args, accelerator, sd_path, audio_paths, num_sources, dataset, counts):
+    """What a run that resumes must share: the arguments, the weights' and label files' contents, the pairs."""
+
+    def contents(*paths):
+        return fingerprint({}, [file for path in paths for file in weight_files(path)])
+
+    generator = [Path(sd_path) / part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")]
+    names = [(pair.clip_id, pair.image.name) for pair in dataset.pairs]
+    return compared_settings(
+        vars(args),
+        NOT_COMPARED,
+        M=num_sources,
+        generator=contents(*generator),
+        separator=None if num_sources == 1 else contents(audio_paths[0]),
+        clap=contents(audio_paths[1]),
+        adapter=args.adapter and contents(args.adapter),
+        captions=args.captions and contents(args.captions),
+        labels=args.labels and contents(args.labels),
+        pairs=fingerprint(names, []),
+        frames=len(dataset),
+        sizes=counts,
+        processes=accelerator.num_processes,
+        mixed_precision=accelerator.mixed_precision,
+    )
+
+
+def clip_gradients(accelerator, model, trained, clip_grad):
+    """Clips the gradients' values (paper: at 1) when a step is due; their norm where they are sharded."""
+    if not accelerator.sync_gradients:
+        return
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        accelerator.clip_grad_norm_(model.parameters(), clip_grad)
+    else:
+        accelerator.clip_grad_value_(trained, clip_grad)
+
+
+def draw(pictures, run, accelerator, vae, unet, adapter, noise_scheduler, prompt_embeds, seed):
     """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames and their images now."""
+    step = run.position.step
     adapter.eval()
-    with accelerator.autocast():  # in every process: where the UNet is sharded they must all take part
-        images = validation.images(frozen.vae, unet, noise_scheduler, prompt_embeds, args.seed)
+    with run.averaged(), accelerator.autocast():  # in every process: where the UNet is sharded all must take part
+        images = pictures.images(vae, unet, noise_scheduler, prompt_embeds, seed)
     adapter.train()
     if accelerator.is_main_process:
-        figure = validation.figure(images, f"after {step} steps")
-        path = Path(args.output_dir) / "figures" / f"step_{step:06d}.png"
-        log_figure(accelerator, "validation", figure, path, step)
+        path = run.output_dir / "figures" / f"step_{step:06d}.png"
+        log_figure(accelerator, "validation", pictures.figure(images, f"after {step} steps"), path, step)
 
 
-def save_result(args, accelerator, model, adapter):
+def save_result(args, sd_path, accelerator, model, adapter):
     """Writes OUTPUT_DIR/adapter in half precision; with --trainable unet the whole OUTPUT_DIR/pipeline too."""
     state_dict = accelerator.get_state_dict(model)  # gathered where it is sharded
     if not accelerator.is_main_process:
         return
-    unet = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(sd_path, subfolder="unet", torch_dtype=torch.float32)
     config = adapter.config
     adapter = AudioAdapter.from_unet(unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout)
     Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
@@ -174,7 +327,7 @@ def save_result(args, accelerator, model, adapter):
         print(f"Trained adapter: {target}. Hear it: SD_PATH={args.sd_path} PT_PATH={target} bash inference.sh")
         if args.trainable == "unet":
             partial, target = output_dir / "pipeline.partial", output_dir / "pipeline"
-            pipe = open_trained(args.sd_path, output_dir / "adapter", args.M, torch.float16)
+            pipe = open_trained(sd_path, output_dir / "adapter", torch.float16)
             with adapter.detached(unet), pipe.adapter.detached(pipe.unet):
                 pipe.unet.load_state_dict(unet.state_dict())
             pipe.save_pretrained(partial)
@@ -186,181 +339,14 @@ def save_result(args, accelerator, model, adapter):
         ) from error
 
 
-def train(args):
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    accelerator = make_accelerator(args)
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
-    if args.labels and not args.cache_dir:
-        raise TrainingError("--labels needs --cache_dir: the warm-up passes over all embeddings many times")
-    if args.labels and args.adapter:
-        raise TrainingError("--labels is where a new adapter begins; leave it out to go on with --adapter")
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    with accelerator.main_process_first():
-        args.sd_path = local_folder(args.sd_path)
-
-    # Noise schedule, latents and training sizes of this Stable Diffusion
-    noise_scheduler = DDPMScheduler.from_pretrained(args.sd_path, subfolder="scheduler")
-    vae_config = AutoencoderKL.load_config(args.sd_path, subfolder="vae")
-    unet_config = UNet2DConditionModel.load_config(args.sd_path, subfolder="unet")
-    latent_scale = 2 ** (len(vae_config["block_out_channels"]) - 1)
-    resolution = args.resolution or unet_config["sample_size"] * latent_scale
-    sizes = bucket_sizes(DATASETS.get(args.dataset_name, BUCKETS), resolution, latent_scale)
-
-    # Pairs, and what the frozen models make of them
-    frozen = FrozenModels(args, accelerator.device, sizes)
-    draws = Draws(
-        args.seed, args.num_crops, args.drop_rate, vae_config["latent_channels"],
-        noise_scheduler.config.num_train_timesteps,
-    )  # fmt: skip
-    try:
-        captions = read_captions(args.captions) if args.captions else None
-    except (OSError, ValueError) as error:
-        raise TrainingError(str(error)) from error
-    dataset, problems = make_dataset(args, accelerator, frozen, draws, latent_scale, captions)
-    captions = captions and [captions[pair.clip_id] for pair in dataset.pairs]
-    prompt_embeds = frozen.prompt_embeds().to(accelerator.device)
-    if not captions:
-        frozen.release("text")
-    validation = Validation(args, accelerator, frozen) if args.validation_steps else None
-    if args.cache_dir:
-        frozen.release()
-    sampler = BucketBatchSampler(
-        dataset.sizes, args.batch_size, args.seed, accelerator.num_processes, accelerator.process_index
-    )
-    loader = DataLoader(
-        dataset, batch_sampler=sampler, num_workers=args.num_workers, collate_fn=collate,
-        pin_memory=accelerator.device.type == "cuda", generator=torch.Generator(),
-        persistent_workers=args.num_workers > 0,
-    )  # fmt: skip
-    # the sampler has shared the batches out already
-    loader = prepare_data_loader(loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True)
-    for line in describe(problems):
-        accelerator.print(line)
-    counts = {f"{h}x{w}": dataset.sizes.count((h, w)) for h, w in sizes}
-    shown = ", ".join(f"{count} of {size}" for size, count in counts.items() if count)
-    accelerator.print(f"{len(dataset)} frames to train on: {shown}; {len(loader)} batches in an epoch")
-
-    # Models: only what is trained goes to the optimizer
-    model, unet, adapter = make_model(args, frozen.embedding_dim, half)
-    if args.labels and not args.resume:
-        warm_up_by_labels(args, accelerator, adapter.projector, dataset)
-    set_seed(args.seed, device_specific=True)  # dropout
-    unet.to(accelerator.device)
-    teacher = None
-    if captions:  # a copy: the UNet in training has the adapter in it, or changes itself
-        teacher = UNet2DConditionModel.from_pretrained(args.sd_path, subfolder="unet", torch_dtype=half)
-        teacher.requires_grad_(False).to(accelerator.device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.lr)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    schedule, position = make_schedule(args, optimizer, len(loader)), Position()
-    accelerator.register_for_checkpointing(schedule, position)
-    ema = EMAModel(trained, decay=args.ema) if args.ema else None
-    if ema:
-        accelerator.register_for_checkpointing(ema)
-    accelerator.print(f"{sum(p.numel() for p in trained) / 1e6:.1f} M parameters are trained ({args.trainable})")
-
-    names = ["dataset_name", "M", "trainable", "num_crops", "drop_rate", "ema", "epochs", "lr", "batch_size"]
-    names += ["gradient_accumulation_steps", "scheduler", "seed", "clip_grad", "snr_gamma"]
-    settings = {name: getattr(args, name) for name in names}
-    settings |= {name: getattr(args, name) or None for name in ("captions", "labels", "source_dropout")}
-    settings |= {"frames": len(dataset), "sizes": counts, "processes": accelerator.num_processes}
-    settings |= {"mixed_precision": accelerator.mixed_precision}
-    if args.resume:
-        resume(accelerator, args.output_dir, args.resume, settings)
-
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    draw = functools.partial(
-        draw_validation, args, accelerator, validation, frozen, unet, adapter, noise_scheduler, prompt_embeds
-    )
-    skipped, broken_steps = set(), 0
-    while position.epoch < args.epochs:
-        # An optimizer step takes so many images, of all processes and micro-batches; each counts the same
-        sampler.set_epoch(position.epoch)
-        step_sizes = sampler.step_sizes(args.gradient_accumulation_steps)
-        step_loss, epoch_losses = 0.0, []
-        for batch, bar in epoch_batches(accelerator, loader, position, args.epochs):
-            images = step_sizes[(position.batch - 1) // args.gradient_accumulation_steps]
-            with accelerator.accumulate(model), attention_kernel(batch["noise"]):
-                batch = add_features(batch, frozen, captions)
-                heard = sources_heard(args.M, args.source_dropout, args.seed, position.step)
-                batch["source_embeds"] = batch["source_embeds"][:, :heard]
-                losses = denoising_losses(
-                    model, noise_scheduler, batch, prompt_embeds, vae_config["scaling_factor"], half, args.snr_gamma,
-                    teacher,
-                )  # fmt: skip
-                loss = losses.sum() / images
-                # accelerate divides by the micro-batches and the processes
-                accelerator.backward(loss * args.gradient_accumulation_steps * accelerator.num_processes)
-                if accelerator.sync_gradients and sharded:
-                    accelerator.clip_grad_norm_(model.parameters(), args.clip_grad)
-                elif accelerator.sync_gradients:
-                    accelerator.clip_grad_value_(trained, args.clip_grad)
-                optimizer.step()
-                optimizer.zero_grad()
-            step_loss = step_loss + loss.detach()
-            for message in set(batch["skipped"]) - skipped:
-                bar.write(f"left out: {message}")
-            skipped.update(batch["skipped"])
-            if not accelerator.sync_gradients:
-                continue
-
-            # An optimizer step is done
-            if not accelerator.optimizer_step_was_skipped:
-                schedule.step()
-            if ema:
-                ema.step(trained)
-            position.step += 1
-            step_loss = accelerator.reduce(step_loss, "sum").item()
-            broken_steps = 0 if math.isfinite(step_loss) else broken_steps + 1
-            if broken_steps > (20 if accelerator.mixed_precision == "fp16" else 0):  # fp16 skips some by design
-                raise TrainingError(
-                    f"the loss is {step_loss} in step {position.step}: go on from the last checkpoint "
-                    "(--resume latest) with a lower --lr, or train in bf16"
-                )
-            bar.set_postfix(loss=f"{step_loss:.4f}", lr=f"{schedule.get_last_lr()[0]:.1e}")
-            accelerator.log({"train/loss": step_loss, "train/lr": schedule.get_last_lr()[0]}, step=position.step)
-            epoch_losses.append(step_loss)
-            step_loss = 0.0
-            if validation and position.step % args.validation_steps == 0:
-                if ema:
-                    ema.store(trained)
-                    ema.copy_to(trained)
-                draw(position.step)
-                if ema:
-                    ema.restore(trained)
-            if position.step % args.checkpointing_steps == 0 and position.batch < len(loader):
-                save_checkpoint(accelerator, args.output_dir, position, settings, args.checkpoints_kept)
-        position.epoch, position.batch = position.epoch + 1, 0
-        mean = sum(epoch_losses) / max(1, len(epoch_losses))
-        log_metrics(accelerator, args.output_dir, {"epoch": position.epoch, "train/epoch_loss": mean}, position.step)
-        accelerator.print(f"epoch {position.epoch}: mean loss {mean:.4f}")
-        save_checkpoint(accelerator, args.output_dir, position, settings, args.checkpoints_kept)
-
-    # The result, and what was left out
-    if ema:
-        ema.copy_to(trained)
-    if validation and position.step % args.validation_steps:
-        draw(position.step)
-    save_result(args, accelerator, model, adapter)
-    if skipped:
-        problems["files that could not be read on the way"] = sorted(skipped)
-    for line in describe(problems):
-        accelerator.print(line)
-    # DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's
-    # threads, which may wait for that lock (pytorch issue 56297): a process that never ends
-    del model
-    accelerator.free_memory()
-    accelerator.end_training()
-
-
 def main():
+    args = parse_args()
     try:
-        train(parse_args())
-    except (TrainingError, CheckpointError, CacheError, PairError) as error:
+        train(args)
+    except (TrainingError, CheckpointError, CacheError, PairError, OSError, ValueError) as error:
         sys.exit(f"train.py: {error}")
+    finally:
+        unlock(args.output_dir)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,12 @@ def _is_macs(sd_path):
     index = Path(sd_path) / "model_index.json"
     if Path(sd_path).exists() and not index.is_file():
         raise CheckpointError(f"{sd_path}: expected a folder with a model_index.json (MACS or Stable Diffusion)")
-    return index.is_file() and json.loads(index.read_text())["_class_name"] == "MACSPipeline"
+    if not index.is_file():
+        return False
+    try:
+        return json.loads(index.read_text())["_class_name"] == "MACSPipeline"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index}: expected a pipeline's JSON with a _class_name, but: {error}") from error
 
 
 def local_folder(sd_path):
@@ -58,20 +63,38 @@ def audio_model_paths(sd_path, pt_path="", separator_path=""):
     return separator, clap
 
 
-def open_audio_models(separator_path, clap_path, num_sources=6):
-    """The separator and CLAP from what `audio_model_paths` found, in float32 and eval mode. Raises CheckpointError."""
+def separator_sizes(separator_path):
+    """(M, longest mixture in samples at 16 kHz) of a separator that `audio_model_paths` found, from little of it."""
     if separator_path.is_file():
-        separator, clap = open_separator(separator_path, num_sources)
-    else:
-        separator, clap = Separator.from_pretrained(separator_path).float().eval(), None
-    if clap_path != separator_path:
-        released = clap_path.is_file()
-        clap = open_separator(clap_path, num_sources)[1] if released else ClapEncoder.from_pretrained(clap_path)
-    if separator.config.num_sources != num_sources:
+        separator = open_separator(separator_path)[0]  # memory-mapped
+        return separator.config.num_sources, separator.config.num_samples
+    config = Separator.load_config(separator_path)
+    return config["num_sources"], config["num_samples"]
+
+
+def open_audio_models(separator_path, clap_path, num_sources=None):
+    """The separator and CLAP from what `audio_model_paths` found, in float32 and eval mode. Raises CheckpointError.
+
+    num_sources: M; by default the separator's, and its error where it is another. 1 is no separation: the one signal is
+    the mixture, whatever the separator.
+    """
+    found, num_samples = separator_sizes(separator_path)
+    if num_sources == 1:
+        separator = Separator(num_sources=1, channels=16, num_samples=num_samples)
+    elif num_sources not in (None, found):
         raise CheckpointError(
-            f"{separator_path}: expected a separator with M = {num_sources}, but it has {separator.config.num_sources}"
+            f"{separator_path}: expected a separator with M = {num_sources}, but it has {found}; M belongs to the "
+            "weights: leave --M out, give --M 1 for no separation, or a separator trained with that M"
         )
-    return separator, clap.float().eval()
+    elif separator_path.is_file():
+        separator, clap = open_separator(separator_path)
+    else:
+        separator = Separator.from_pretrained(separator_path)
+    if clap_path.is_dir():
+        clap = ClapEncoder.from_pretrained(clap_path)
+    elif clap_path != separator_path or num_sources == 1:
+        clap = open_separator(clap_path)[1]
+    return separator.float().eval(), clap.float().eval()
 
 
 def weight_files(path):
@@ -82,37 +105,46 @@ def weight_files(path):
     return sorted(file for file in path.rglob("*") if file.suffix in (".json", ".txt", ".safetensors", ".bin"))
 
 
-def open_trained(sd_path, adapter_path, num_sources=6, dtype=torch.float32):
+def open_trained(sd_path, adapter_path, dtype=torch.float32):
     """The pipeline that an adapter trained by train.py belongs to; trained_with.json there names its separator."""
-    origin = Path(adapter_path) / "trained_with.json"
-    origin = json.loads(origin.read_text()) if origin.is_file() else {}
-    paths = audio_model_paths(sd_path, origin.get("pt_path", ""), origin.get("separator", ""))
-    separator, clap = open_audio_models(*paths, num_sources)
-    audio = {"separator": separator, "clap": clap, "adapter": AudioAdapter.from_pretrained(adapter_path, dtype=dtype)}
+    path = Path(adapter_path) / "trained_with.json"
+    try:
+        origin = json.loads(path.read_text()) if path.is_file() else {}
+        pt_path, separator_path = origin.get("pt_path", ""), origin.get("separator", "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected what train.py writes, a JSON object, but: {error}") from error
+    paths = audio_model_paths(sd_path, pt_path, separator_path)
+    adapter = AudioAdapter.from_pretrained(adapter_path, dtype=dtype)
+    separator, clap = open_audio_models(*paths, adapter.config.num_sources)
+    audio = {"separator": separator, "clap": clap, "adapter": adapter}
     if _is_macs(sd_path):
         return MACSPipeline.from_pretrained(sd_path, dtype=dtype, **audio)
     return MACSPipeline(**open_stable_diffusion(sd_path, dtype), **audio)
 
 
-def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=6, dtype=torch.float32):
+def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=None, dtype=torch.float32):
     """What the scripts' `--sd_path`, `--pt_path` and `--dataset_name` name, as a MACSPipeline.
 
     sd_path a saved MACSPipeline: opened, with the adapter of the folder pt_path in place of its own if that is given.
     sd_path a Stable Diffusion: opened with the released weights of pt_path, or with the adapter trained for it.
-    Raises CheckpointError.
+    num_sources: M, if the weights must have that; it is theirs in any case. Raises CheckpointError.
     """
+    is_macs = _is_macs(sd_path)
     if pt_path and (Path(pt_path) / "config.json").is_file():
-        return open_trained(sd_path, pt_path, num_sources, dtype)
-    if not _is_macs(sd_path):
-        if not pt_path:
-            raise CheckpointError(
-                f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
-                "or hub id (alxzzz/MACS), or an adapter trained with it"
-            )
-        return MACSPipeline.from_released(sd_path, pt_path, dataset_name, num_sources, dtype=dtype)
-    if pt_path:
+        pipe = open_trained(sd_path, pt_path, dtype)
+    elif is_macs and pt_path:
         raise CheckpointError(f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}")
-    pipe = MACSPipeline.from_pretrained(sd_path, dtype=dtype)
-    if pipe.num_sources != num_sources:
-        raise CheckpointError(f"{sd_path}: expected a separator with M = {num_sources}, but it has {pipe.num_sources}")
+    elif is_macs:
+        pipe = MACSPipeline.from_pretrained(sd_path, dtype=dtype)
+    elif pt_path:
+        pipe = MACSPipeline.from_released(sd_path, pt_path, dataset_name, dtype=dtype)
+    else:
+        raise CheckpointError(
+            f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
+            "or hub id (alxzzz/MACS), or an adapter trained with it"
+        )
+    if num_sources not in (None, pipe.num_sources):
+        raise CheckpointError(
+            f"{pt_path or sd_path}: made for M = {pipe.num_sources} sources, but --M is {num_sources}; leave it out"
+        )
     return pipe

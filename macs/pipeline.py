@@ -61,9 +61,9 @@ class MACSPipeline(StableDiffusionPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
-    def from_released(cls, sd_path, pt_path, dataset_name, num_sources=6, **kwargs):
+    def from_released(cls, sd_path, pt_path, dataset_name, **kwargs):
         """Stable Diffusion with the authors' released weights; see `macs.released.open_released`."""
-        return cls(**open_released(sd_path, pt_path, dataset_name, num_sources, **kwargs))
+        return cls(**open_released(sd_path, pt_path, dataset_name, **kwargs))
 
     def _keep_audio_in_float32(self):
         # Power spectrograms and mel energies span more than half precision holds; it is 1% of the work.

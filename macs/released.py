@@ -129,11 +129,15 @@ def _load_into(module, state_dict, path, released_name=lambda name: name):
     return module
 
 
-def open_separator(path, num_sources=6):
-    """`separator_FSD50K_full.pt` -> (Separator, ClapEncoder), both in eval mode. Raises CheckpointError."""
+def open_separator(path):
+    """`separator_FSD50K_full.pt` -> (Separator, ClapEncoder), both in eval mode. Raises CheckpointError.
+
+    M is read from the file: the number of masks that the separator's last convolution makes.
+    """
     state_dict = _load(path)
+    last = state_dict.get("model.unet.out_conv.6.weight", torch.empty(6))
     with init_empty_weights():
-        separator, clap = Separator(num_sources), ClapEncoder(ClapConfig())
+        separator, clap = Separator(num_sources=last.shape[0]), ClapEncoder(ClapConfig())
     # Beside the two models the file holds CLAP a second time, MixIT's table of assignments, windows and a kernel.
     unused = re.compile(r"clap\.|unperm$|model\.(clap|stft|istft|resample)\.")
     ours = {
@@ -168,16 +172,18 @@ def export_separator(separator, released_path, path):
     os.replace(beside, path)
 
 
-def open_generator(unet_config, mlp_path, unet_path, num_sources=6):
+def open_generator(unet_config, mlp_path, unet_path):
     """`<DATASET>_mlp.pt` and `<DATASET>_unet.pt` -> (stock UNet, AudioAdapter), in eval mode. Raises CheckpointError.
 
-    unet_config: the config of the Stable Diffusion it belongs to.
+    unet_config: the config of the Stable Diffusion it belongs to. M is read from the projector's position embedding.
     """
+    projector = _load(mlp_path)
+    num_sources = projector["pe"].shape[0] if "pe" in projector else 6
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(unet_config)
         layers = [list(layer) for layer in cross_attention_sizes(unet).items()]
         adapter = AudioAdapter(layers, num_sources, cross_attention_dim=unet.config.cross_attention_dim)
-    _load_into(adapter.projector, _load(mlp_path), mlp_path)
+    _load_into(adapter.projector, projector, mlp_path)
     state_dict = _load(unet_path)
     for part in ("to_k_ip", "to_v_ip"):
         released_names = [f"{name}.processor.{part}.weight" for name, _ in layers]
@@ -208,13 +214,12 @@ def open_stable_diffusion(sd_path, dtype=torch.float32, **kwargs):
     return components
 
 
-def open_released(sd_path, pt_path, dataset_name, num_sources=6, dtype=torch.float32, **kwargs):
+def open_released(sd_path, pt_path, dataset_name, dtype=torch.float32, **kwargs):
     """The components of a MACSPipeline out of Stable Diffusion and the authors' three files.
 
     sd_path: folder or hub id of Stable Diffusion 1.4 (`CompVis/stable-diffusion-v1-4`); its UNet is not read.
     pt_path: folder or hub id (`alxzzz/MACS`) with `separator_FSD50K_full.pt`, `<dataset_name>_mlp.pt`,
-    `<dataset_name>_unet.pt`. num_sources: M of the files. dtype: of the generator. kwargs: see
-    `open_stable_diffusion`. Raises CheckpointError.
+    `<dataset_name>_unet.pt`. dtype: of the generator. kwargs: see `open_stable_diffusion`. Raises CheckpointError.
     """
     separator_path = find_released(pt_path, "separator_FSD50K_full.pt")
     mlp_path = find_released(pt_path, f"{dataset_name}_mlp.pt")
@@ -223,8 +228,13 @@ def open_released(sd_path, pt_path, dataset_name, num_sources=6, dtype=torch.flo
         unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
     except (OSError, HFValidationError) as error:
         raise CheckpointError(f"{sd_path}: no Stable Diffusion there ({str(error).splitlines()[0]})") from error
-    separator, clap = open_separator(separator_path, num_sources)
-    unet, adapter = open_generator(unet_config, mlp_path, unet_path, num_sources)
+    separator, clap = open_separator(separator_path)
+    unet, adapter = open_generator(unet_config, mlp_path, unet_path)
+    if separator.config.num_sources != adapter.config.num_sources:
+        raise CheckpointError(
+            f"{separator_path} separates into M = {separator.config.num_sources} signals, {mlp_path} expects "
+            f"{adapter.config.num_sources}; the files belong to different models"
+        )
     if dtype != torch.float32:  # the dtype of the files
         unet, adapter = unet.to(dtype), adapter.to(dtype)
     components = open_stable_diffusion(sd_path, dtype, unet=unet, **kwargs)

@@ -21,6 +21,9 @@ from macs import MACSPipeline
 from macs.data.pairs import Draws
 from macs.loading import load_pipeline
 from macs.released import export_released, open_generator
+from macs.training.additions import sources_heard
+from macs.training.denoiser import Denoiser
+from macs.training.frozen_features import FrozenModels
 from stage_two import arguments, make_pipeline, write_pair, write_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +58,12 @@ def run(command):
     GradientState._reset_state()
 
 
+def make_denoiser(model, trainable="adapter"):
+    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.float32)
+    adapter = train.make_adapter(unet, model, 2, 32, seed=0)
+    return Denoiser(unet, adapter, trainable), unet, adapter
+
+
 def random_batch(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     drawn = [Draws(seed)(0, i, (8, 8)) for i in range(count)]
@@ -66,8 +75,7 @@ def random_batch(count, seed=0):
 
 @pytest.mark.parametrize("trainable", ["adapter", "unet"])
 def test_a_step_changes_exactly_what_is_trained(model, tmp_path, trainable):
-    args = train.parse_args(arguments(model, tmp_path, tmp_path, trainable=trainable))
-    denoiser, unet, adapter = train.make_model(args, 32, torch.float32)
+    denoiser, unet, adapter = make_denoiser(model, trainable)
     for layer, to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
         attention = unet.get_submodule(layer[0])
         assert torch.equal(to_k.weight, attention.to_k.weight) and torch.equal(to_v.weight, attention.to_v.weight)
@@ -108,21 +116,21 @@ def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
 
 
 def test_source_dropout_gives_some_steps_the_first_sources_alone(model, shared, tmp_path, monkeypatch):
-    counts = np.bincount([train.sources_heard(6, 0.3, 0, step) for step in range(6000)], minlength=7) / 6000
+    counts = np.bincount([sources_heard(6, 0.3, 0, step) for step in range(6000)], minlength=7) / 6000
     assert counts == pytest.approx([0, *[0.05] * 5, 0.75], abs=0.02)
-    assert {train.sources_heard(6, 0, 0, step) for step in range(100)} == {6}
+    assert {sources_heard(6, 0, 0, step) for step in range(100)} == {6}
     whole, heard = [], []
-    add_features, denoising_losses = train.add_features, train.denoising_losses
+    complete, denoising_losses = FrozenModels.complete, train.denoising_losses
 
-    def keep(batch, *rest):
-        whole.append(add_features(batch, *rest)["source_embeds"])
+    def keep(self, batch):
+        whole.append(complete(self, batch)["source_embeds"])
         return batch
 
     def record(model, noise_scheduler, batch, *rest):
         heard.append(batch["source_embeds"])
         return denoising_losses(model, noise_scheduler, batch, *rest)
 
-    monkeypatch.setattr(train, "add_features", keep)
+    monkeypatch.setattr(FrozenModels, "complete", keep)
     monkeypatch.setattr(train, "denoising_losses", record)
     run(arguments(model, shared / "data", tmp_path, cache_dir=shared / "cache", source_dropout=0.9))
     numbers = [embeds.shape[1] for embeds in heard]
@@ -133,8 +141,7 @@ def test_source_dropout_gives_some_steps_the_first_sources_alone(model, shared, 
 
 
 def test_with_captions_the_generator_itself_is_the_target(model, tmp_path):
-    args = train.parse_args(arguments(model, tmp_path, tmp_path))
-    denoiser, _, adapter = train.make_model(args, 32, torch.float32)
+    denoiser, _, adapter = make_denoiser(model)
     teacher = UNet2DConditionModel.from_pretrained(model, subfolder="unet").requires_grad_(False)
     noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
     generator = torch.Generator().manual_seed(0)
@@ -170,8 +177,7 @@ def test_training_by_captions_and_labels_leaves_out_what_has_none(model, shared,
 
 @pytest.mark.slow
 def test_sixteen_pairs_are_overfitted(model, tmp_path):
-    args = train.parse_args(arguments(model, tmp_path, tmp_path, trainable="unet"))
-    denoiser, _, _ = train.make_model(args, 32, torch.float32)
+    denoiser, _, _ = make_denoiser(model, "unet")
     noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler")
     prompt_embeds = torch.zeros(1, 77, 32)
     pairs = {name: value for name, value in random_batch(16).items() if name in ("moments", "source_embeds")}
@@ -265,9 +271,8 @@ def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_p
     # the released file has CLAP's full size: another stands in for it
     released = tmp_path / "separator_FSD50K_full.pt"
     released.write_bytes(b"")
-    monkeypatch.setattr(macs.loading, "open_separator", lambda path, M: (macs_pipe.separator, macs_pipe.clap))
+    monkeypatch.setattr(macs.loading, "open_separator", lambda path: (macs_pipe.separator, macs_pipe.clap))
     monkeypatch.setattr("macs.training.frozen_features.FrozenModels.embedding_dim", 32)
-    monkeypatch.setattr("macs.training.frozen_features.FrozenModels.num_samples", 16000)
     run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path))
     pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
     pipe.set_progress_bar_config(disable=True)
@@ -306,7 +311,7 @@ def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
     assert "Resumed from" in output and "step-00000003" in output
     output = whole.communicate()[0]
     assert whole.returncode == 0, output
-    for name in ("model.safetensors", "optimizer.bin", "custom_checkpoint_2.pkl"):  # the last is the running mean
+    for name in ("model.safetensors", "optimizer.bin", "state.pt"):  # the last holds the running average
         ours, theirs = [tmp_path / run / "checkpoints" / "step-00000010" / name for run in ("killed", "whole")]
         load = load_file if name.endswith("safetensors") else torch.load
         torch.testing.assert_close(load(ours), load(theirs), rtol=0, atol=0)
@@ -337,17 +342,15 @@ def test_two_processes_train_together(model, shared, tmp_path):
     [
         ({"dataset_name": "LLP"}, "LLP/train/audio: no such folder; expected recordings in .* Mine/train"),
         ({"resume": "latest"}, "expected a checkpoint"),
-        ({"M": 6}, "expected a separator with M = 6, but it has 2"),
+        ({"M": 6}, "expected a separator with M = 6, but it has 2; M belongs to the weights"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
         ({"sd_path": "no/such/model"}, "no/such/model: no such folder here"),
         ({"adapter": "ADAPTER"}, "made for M = 3"),
         ({"output_dir": "FILE"}, "FILE: the output folder cannot be made"),
         ({"cache_dir": "FILE"}, "FILE/.*: cannot be written"),
         ({"captions": "FILE"}, "FILE: expected the columns"),
-        ({"labels": "OTHERS"}, "--labels needs --cache_dir"),
         ({"labels": "OTHERS", "cache_dir": "CACHE"}, "OTHERS: none of the recordings has a label, e.g. -clip#0"),
-        ({"labels": "OTHERS", "cache_dir": "CACHE", "adapter": "ADAPTER"}, "leave it out to go on with --adapter"),
-        ({"captions": "OTHERS"}, "OTHERS: none of the 2 recordings has a caption, e.g. -clip#0"),
+        ({"captions": "OTHERS"}, "--captions: none of the 2 recordings has a caption, e.g. -clip#0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_clear_line(model, tmp_path, monkeypatch, options, message):

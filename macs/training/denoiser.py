@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -56,16 +55,6 @@ def min_snr_weights(noise_scheduler, timesteps, gamma):
     """
     snr = compute_snr(noise_scheduler, timesteps)
     return snr.clamp(max=gamma) / (snr + (noise_scheduler.config.prediction_type == "v_prediction"))
-
-
-def sources_heard(num_sources, dropout, seed, step):
-    """How many sources, the most significant first, the images of an optimizer step are given: all M = num_sources.
-
-    In a share `dropout` of the steps 1 to M, each as likely: so that the adapter draws from few of them (`top_sources`)
-    as well as from all. Depends on (seed, step) alone, and is the same in all processes.
-    """
-    rng = np.random.default_rng([seed, step])
-    return int(rng.integers(1, num_sources + 1)) if rng.random() < dropout else num_sources
 
 
 def denoising_losses(

@@ -13,11 +13,10 @@ from diffusers import AutoencoderKL
 from tqdm.contrib.concurrent import thread_map
 from transformers import ClapConfig, CLIPTextModel, CLIPTokenizer
 
-from macs.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, duration
+from macs.audio import SAMPLE_RATE, AudioError, duration
 from macs.data.buckets import nearest_bucket
 from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
-from macs.loading import audio_model_paths, open_audio_models, weight_files
-from macs.separator import Separator
+from macs.loading import open_audio_models, separator_sizes, weight_files
 from macs.training.feature_store import FeatureStore, cached_prompt, fill, read_features
 
 MIXTURES = 4  # separated at a time, twice as many on a GPU; CLAP embeds M times as many signals
@@ -26,45 +25,46 @@ MIXTURES = 4  # separated at a time, twice as many on a GPU; CLAP embeds M times
 class FrozenModels:
     """Separator, CLAP, VAE and text encoder, each loaded when it is first needed: with a complete cache, never.
 
-    args: the options of train.py. sizes: the training sizes [(height, width)].
+    sd_path: a folder with vae, text_encoder, tokenizer. audio_paths: of separator and CLAP, as
+    `macs.loading.audio_model_paths` finds them. num_sources: M. sizes: the training sizes [(height, width)].
+    data_dir, cache_dir: of the recordings and frames and of what is computed; without cache_dir nothing is kept.
+    num_crops: crops of each recording. num_workers: processes that read files.
     """
 
-    def __init__(self, args, device, sizes):
-        self.args, self.device, self.sizes = args, device, sizes
-        self.audio_paths = audio_model_paths(args.sd_path, args.pt_path, args.separator)
+    def __init__(
+        self, sd_path, audio_paths, num_sources, sizes, device, *, data_dir, cache_dir, num_crops, num_workers
+    ):
+        self.sd_path, self.audio_paths, self.device = Path(sd_path), audio_paths, device
+        self.num_sources, self.sizes, self.num_crops, self.num_workers = num_sources, sizes, num_crops, num_workers
+        self.data_dir, self.cache_dir = data_dir, cache_dir
+        self.num_samples = separator_sizes(audio_paths[0])[1]  # length of the separator's mixtures at 16 kHz
 
     @functools.cached_property
     def audio(self):
         """(separator, CLAP)"""
         with torch.random.fork_rng(devices=[]):  # when they are loaded makes no difference to the training's dropout
-            separator, clap = open_audio_models(*self.audio_paths, self.args.M)
+            separator, clap = open_audio_models(*self.audio_paths, self.num_sources)
         separator.to(self.device, memory_format=torch.channels_last)  # its convolutions are faster so
         return separator.requires_grad_(False), clap.requires_grad_(False).to(self.device)
 
     @functools.cached_property
     def vae(self):
         with torch.random.fork_rng(devices=[]):
-            vae = AutoencoderKL.from_pretrained(self.args.sd_path, subfolder="vae", torch_dtype=torch.float32)
+            vae = AutoencoderKL.from_pretrained(self.sd_path, subfolder="vae", torch_dtype=torch.float32)
         return vae.requires_grad_(False).to(self.device)
 
     @functools.cached_property
     def text(self):
         """(tokenizer, text encoder)"""
         with torch.random.fork_rng(devices=[]):
-            encoder = CLIPTextModel.from_pretrained(self.args.sd_path, subfolder="text_encoder", dtype=torch.float32)
-        tokenizer = CLIPTokenizer.from_pretrained(self.args.sd_path, subfolder="tokenizer")
+            encoder = CLIPTextModel.from_pretrained(self.sd_path, subfolder="text_encoder", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(self.sd_path, subfolder="tokenizer")
         return tokenizer, encoder.requires_grad_(False).to(self.device)
 
     def release(self, *names):
         """Frees what was loaded of "audio", "vae", "text", all by default; it is loaded again where it is needed."""
         for name in names or ("audio", "vae", "text"):
             self.__dict__.pop(name, None)
-
-    @functools.cached_property
-    def num_samples(self):
-        """Length of the separator's mixtures at 16 kHz."""
-        path = self.audio_paths[0]
-        return Separator.load_config(path)["num_samples"] if path.is_dir() else CLIP_SAMPLES
 
     @functools.cached_property
     def embedding_dim(self):
@@ -74,26 +74,26 @@ class FrozenModels:
 
     def files(self, *folders):
         """The files in folders of the generator that an output depends on."""
-        return [file for folder in folders for file in weight_files(Path(self.args.sd_path) / folder)]
+        return [file for folder in folders for file in weight_files(self.sd_path / folder)]
 
     @functools.cached_property
     def audio_store(self):
         """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
-        settings = {"num_crops": self.args.num_crops, "num_samples": self.num_samples, "num_sources": self.args.M}
+        settings = {"num_crops": self.num_crops, "num_samples": self.num_samples, "num_sources": self.num_sources}
         files = [file for path in self.audio_paths for file in weight_files(path)]
-        return FeatureStore(self.args.cache_dir, self.args.data_dir, "audio", settings, files)
+        return FeatureStore(self.cache_dir, self.data_dir, "audio", settings, files)
 
     @functools.cached_property
     def image_store(self):
         """The cache's place of the latent moments: (2, 2C, h, w) for each frame and its mirror image."""
-        return FeatureStore(self.args.cache_dir, self.args.data_dir, "image", {"sizes": self.sizes}, self.files("vae"))
+        return FeatureStore(self.cache_dir, self.data_dir, "image", {"sizes": self.sizes}, self.files("vae"))
 
     def prompt_embeds(self):
         """The text embedding of the empty prompt, (1, 77, D)."""
-        if not self.args.cache_dir:
+        if not self.cache_dir:
             return self.encode_prompts([""])
         files = self.files("text_encoder", "tokenizer")
-        return cached_prompt(self.args.cache_dir, files, lambda: self.encode_prompts([""]))
+        return cached_prompt(self.cache_dir, files, lambda: self.encode_prompts([""]))
 
     @torch.no_grad()
     def encode_prompts(self, prompts):
@@ -102,10 +102,24 @@ class FrozenModels:
         tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return text_encoder(tokens.to(self.device))[0]
 
+    def complete(self, batch):
+        """Adds source_embeds (B, M, D) and moments (B, 2C, h, w) to a batch of waveforms and pixels; a cache has them.
+
+        What is not heard (batch["dropped"]) is not computed: its embeddings become zeros anyway.
+        """
+        if "moments" in batch:
+            return batch
+        separator, clap = self.audio
+        heard = ~batch["dropped"]
+        embeddings = torch.zeros(len(heard), self.num_sources, clap.config.projection_dim, device=heard.device)
+        if heard.any():
+            embeddings[heard] = embed_sources(separator, clap, batch["waveform"][heard]).float()
+        return batch | {"source_embeds": embeddings, "moments": encode_images(self.vae, batch["pixels"])}
+
     def first_crops(self, accelerator, paths):
         """The source embeddings (N, M, D) of the first crops of recordings, out of the cache if there is one."""
-        if not self.args.cache_dir:
-            mixtures = [read_crop(path, 0, self.args.num_crops, self.num_samples) for path in paths]
+        if not self.cache_dir:
+            mixtures = [read_crop(path, 0, self.num_crops, self.num_samples) for path in paths]
             return embed_sources(*self.audio, torch.stack(mixtures))
         audio_features(self, paths, accelerator)
         return torch.stack([read_features(self.audio_store.entry(path), 0) for path in paths])
@@ -136,7 +150,7 @@ def encode_images(vae, pixels):
 
 def audio_features(frozen, paths, accelerator):
     """Fills the cache with the source embeddings of recordings; returns the messages of the unreadable ones."""
-    num_crops, num_samples = frozen.args.num_crops, frozen.num_samples
+    num_crops, num_samples = frozen.num_crops, frozen.num_samples
 
     def read(path, _):
         return read_crops(path, num_crops, num_samples)
@@ -150,7 +164,7 @@ def audio_features(frozen, paths, accelerator):
 
         return encode
 
-    return fill(frozen.audio_store, dict.fromkeys(paths), read, make_encode, accelerator, frozen.args.num_workers)
+    return fill(frozen.audio_store, dict.fromkeys(paths), read, make_encode, accelerator, frozen.num_workers)
 
 
 def image_features(frozen, sizes, accelerator):
@@ -165,7 +179,7 @@ def image_features(frozen, sizes, accelerator):
 
         return encode
 
-    return fill(frozen.image_store, sizes, read_image, make_encode, accelerator, frozen.args.num_workers)
+    return fill(frozen.image_store, sizes, read_image, make_encode, accelerator, frozen.num_workers)
 
 
 class CachedClips(PairedClips):
@@ -193,16 +207,16 @@ def frame_size(path, sizes):
         return str(error)
 
 
-def training_pairs(args, captions, sizes, known_size):
+def training_pairs(data_dir, dataset_name, data_set, captions, sizes, known_size):
     """([Pair], {frame: size}, {kind: [what was left out]}); known_size(path): from the cache, or None."""
-    pairs, problems = find_pairs(args.data_dir, args.dataset_name, args.data_set)
+    pairs, problems = find_pairs(data_dir, dataset_name, data_set)
     if captions is not None:
         missing = sorted({pair.clip_id for pair in pairs if not captions.get(pair.clip_id)})
         pairs = [pair for pair in pairs if captions.get(pair.clip_id)]
         if missing:
             problems["recordings without a caption"] = missing
         if not pairs:
-            raise PairError(f"{args.captions}: none of the {len(missing)} recordings has a caption, e.g. {missing[0]}")
+            raise PairError(f"--captions: none of the {len(missing)} recordings has a caption, e.g. {missing[0]}")
     frame_sizes = {pair.image: known_size(pair.image) for pair in pairs}
     unknown = [path for path, size in frame_sizes.items() if size is None]
     size_of = functools.partial(frame_size, sizes=sizes)
@@ -230,20 +244,20 @@ def from_main(accelerator, function):
     return result[0]
 
 
-def make_dataset(args, accelerator, frozen, draws, latent_scale, captions=None):
-    """The training set, (dataset, {kind: [what was left out]}), with its features cached if --cache_dir is given.
+def make_dataset(frozen, accelerator, dataset_name, data_set, draws, latent_scale, captions=None):
+    """The training set, (dataset, {kind: [what was left out]}), with its features cached if frozen has a cache_dir.
 
     captions: {id: caption}; recordings without one are then left out.
     """
-    if not args.cache_dir:
-        pairs, sizes, problems = from_main(
-            accelerator, lambda: training_pairs(args, captions, frozen.sizes, lambda path: None)
-        )
+    known_size = frozen.image_store.group if frozen.cache_dir else lambda path: None
+    pairs, sizes, problems = from_main(
+        accelerator,
+        lambda: training_pairs(frozen.data_dir, dataset_name, data_set, captions, frozen.sizes, known_size),
+    )
+    if not frozen.cache_dir:
         sizes = [sizes[pair.image] for pair in pairs]
         return PairedClips(pairs, sizes, draws, frozen.num_samples, latent_scale), problems
 
-    known_size = frozen.image_store.group
-    pairs, sizes, problems = from_main(accelerator, lambda: training_pairs(args, captions, frozen.sizes, known_size))
     unread = {
         "recordings that cannot be read": audio_features(frozen, [pair.audio for pair in pairs], accelerator),
         "frames that cannot be decoded": image_features(frozen, sizes, accelerator),
@@ -254,7 +268,7 @@ def make_dataset(args, accelerator, frozen, draws, latent_scale, captions=None):
     found = from_main(accelerator, lambda: [(pair, audio(pair.audio), image(pair.image)) for pair in pairs])
     found = [entries for entries in found if None not in entries]
     if not found:
-        raise PairError(f"{args.data_dir}: no pair could be read; {'; '.join(describe(problems))}")
+        raise PairError(f"{frozen.data_dir}: no pair could be read; {'; '.join(describe(problems))}")
     pairs, audio_entries, image_entries = zip(*found, strict=True)
     sizes = [sizes[pair.image] for pair in pairs]
     return CachedClips(pairs, sizes, draws, audio_entries, image_entries, latent_scale), problems

@@ -61,16 +61,16 @@ def label_f1(projector, head, source_embeds, targets):
     return float(f1_score(targets.numpy(), read.numpy(), average="macro", zero_division=np.nan))
 
 
-def warm_up_by_labels(args, accelerator, projector, dataset):
-    """`warm_up` by the labels, in the file args.labels, of the recordings of a cached dataset. Raises TrainingError."""
+def warm_up_by_labels(labels_path, projector, dataset, seed, accelerator):
+    """`warm_up` by the labels, in a csv file, of the recordings of a cached dataset. Raises TrainingError."""
     try:
-        labels = read_labels(args.labels)
+        labels = read_labels(labels_path)
     except (OSError, ValueError) as error:
         raise TrainingError(str(error)) from error
     entries = {pair.clip_id: entry for pair, entry in zip(dataset.pairs, dataset.audio_entries, strict=True)}
     entries = {clip_id: entry for clip_id, entry in entries.items() if labels.get(clip_id)}
     if not entries:
-        raise TrainingError(f"{args.labels}: none of the recordings has a label, e.g. {dataset.pairs[0].clip_id}")
+        raise TrainingError(f"{labels_path}: none of the recordings has a label, e.g. {dataset.pairs[0].clip_id}")
     names = sorted({name for clip_id in entries for name in labels[clip_id]})
     targets = torch.tensor([[name in labels[clip_id] for name in names] for clip_id in entries])
     source_embeds = torch.stack([read_features(entry, 0) for entry in entries.values()])
@@ -78,7 +78,7 @@ def warm_up_by_labels(args, accelerator, projector, dataset):
     disable_bar = not accelerator.is_local_main_process
     held_out = torch.arange(len(entries)) % 20 == 19
     known = source_embeds[~held_out], targets[~held_out]
-    head = warm_up(projector.to(accelerator.device), *known, seed=args.seed, disable_bar=disable_bar)
+    head = warm_up(projector.to(accelerator.device), *known, seed=seed, disable_bar=disable_bar)
     if held_out.any():
         found = label_f1(projector, head, source_embeds[held_out], targets[held_out])
         accelerator.print(f"read off the tokens of {held_out.sum()} others: macro F1 {found:.3f}")

@@ -1,6 +1,9 @@
-"""What both training stages share: accelerate's set-up, the schedule, checkpoints that resume exactly, logging."""
+"""What both training stages share: accelerate's set-up, the schedule, where a run stands, exact resume, logging."""
 
+import contextlib
+import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -8,68 +11,72 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import load as load_tensors  # torch.load of tensors and numbers alone, numpy's among them
 from accelerate.utils import set_seed
-from diffusers.optimization import SchedulerType, get_scheduler
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 WARMUP = 0.1  # share of the optimizer steps in which the learning rate rises from 0
+STATE = "state.pt"  # a checkpoint's position, schedule and running average
+RANDOM_STATES = {"random_state", "numpy_random_seed", "torch_manual_seed"}
 
 
 class TrainingError(RuntimeError):
     """A run that cannot start or go on; the message says which file, what was expected, what came, what to do."""
 
 
-def add_training_arguments(parser, *, epochs, lr, batch_size, gradient_accumulation_steps):
-    """Adds the options of both stages to an argparse parser, with the stage's own defaults."""
-    parser.add_argument("--output_dir", required=True, help="receives checkpoints, figures, logs and the trained model")
-    parser.add_argument("--epochs", type=int, default=epochs)
-    parser.add_argument("--lr", type=float, default=lr, help="peak learning rate of AdamW")
-    parser.add_argument("--batch_size", type=int, default=batch_size, help="clips per process and step")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=gradient_accumulation_steps)
-    parser.add_argument(
-        "--scheduler", default="cosine", choices=[kind.value for kind in SchedulerType],
-        help=f"learning rate schedule; the first {WARMUP:.0%} of the steps warm up",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mixed_precision", choices=["no", "fp16", "bf16"], help="default: as accelerate is configured, else no"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_workers", type=int, default=4, help="processes that read data, per training process")
-    parser.add_argument("--resume", metavar="latest|FOLDER", help="checkpoint to continue; latest: of --output_dir")
-    parser.add_argument(
-        "--checkpointing_steps", type=int, default=1000,
-        help="optimizer steps between checkpoints; there is one after every epoch too",
-    )  # fmt: skip
-    parser.add_argument("--checkpoints_kept", type=int, default=2, help="older ones are removed")
-    parser.add_argument("--report_to", choices=["tensorboard", "wandb"], help="logs curves and figures there")
+def make_accelerator(output_dir, *, mixed_precision, gradient_accumulation_steps, seed, report_to=None, config=None):
+    """Accelerator of a run; makes output_dir; seeds every generator, with one seed per process for dropout and noise.
 
-
-def make_accelerator(args):
-    """Accelerator for the shared options; seeds every generator, with one seed per process for dropout and noise."""
-    output_dir = Path(args.output_dir)
+    config: {name: value} for the tracker report_to. Raises TrainingError, also where output_dir is in use.
+    """
+    output_dir = Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"{output_dir}: the output folder cannot be made ({error.strerror}).") from error
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without a GPU several processes find each other only when told so
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.report_to,
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        log_with=report_to,
         project_dir=output_dir,
         step_scheduler_with_optimizer=False,  # the schedule counts optimizer steps, whatever the number of processes
     )
-    if args.report_to:
-        settings = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str))}
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    if accelerator.is_main_process:
+        lock(output_dir)
+    if report_to:
+        settings = {name: value for name, value in (config or {}).items() if isinstance(value, (int, float, str))}
         accelerator.init_trackers("macs", config=settings)
-    set_seed(args.seed, device_specific=True)
+    set_seed(seed, device_specific=True)
     return accelerator
 
 
-def make_schedule(args, optimizer, batches_per_epoch):
-    """Learning rate schedule over the whole run; batches_per_epoch: batches of one process."""
-    steps = args.epochs * -(-batches_per_epoch // args.gradient_accumulation_steps)
-    return get_scheduler(args.scheduler, optimizer, num_warmup_steps=round(WARMUP * steps), num_training_steps=steps)
+_locks = {}  # {output folder: its open lock file}, until `unlock` or the end of the process
+
+
+def lock(output_dir):
+    """Refuses a second training with the same output folder; a killed run leaves no lock behind."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: nothing is refused there
+        return
+    file = open(output_dir / ".lock", "w")  # stays open as long as the run
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise TrainingError(f"{output_dir}: another training writes there now; choose another --output_dir.") from error
+    _locks[output_dir] = file
+
+
+def unlock(output_dir):
+    """Ends `lock`."""
+    if file := _locks.pop(Path(output_dir), None):
+        file.close()
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -97,69 +104,248 @@ class Position:
     batch: int = 0
     step: int = 0
 
-    def state_dict(self):
-        return asdict(self)
 
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
+class Run:
+    """A training run around its loop: position, learning rate, running average, checkpoints, logs, the bar.
 
+        run = Run(accelerator, output_dir, settings, optimizer, ...)
+        for epoch in run.epochs_left():
+            for batch in run.batches(loader):
+                ...  # forward, backward, optimizer.step()
+                if accelerator.sync_gradients:
+                    run.step_done({"loss": loss})
 
-def epoch_batches(accelerator, loader, position, total_epochs):
-    """Yields the rest of the present epoch's batches from a prepared loader, with a bar; advances position.batch.
-
-    Dataset and samplers that have `set_epoch` are told the epoch. Yields (batch, bar). Make the loader with a
-    generator of its own: torch draws from the global one otherwise, and a resumed run would differ.
+    settings: {name: value} that a run which resumes must share. epochs, batches_per_epoch (of one process): of the
+    whole run, which the schedule spans. ema: decay of the running average of the trained parameters, or None.
     """
-    part = loader
-    while part is not None:
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(position.epoch)
-        part = getattr(part, "batch_sampler", None) or getattr(part, "sampler", None)
-    if hasattr(loader.dataset, "set_epoch"):
-        loader.dataset.set_epoch(position.epoch)
-    total, done = len(loader), position.batch
-    if done:
-        loader = accelerator.skip_first_batches(loader, done)
-    with tqdm(
-        total=total, initial=done, desc=f"epoch {position.epoch + 1}/{total_epochs}", unit="batch",
-        disable=not accelerator.is_local_main_process,
-    ) as bar:  # fmt: skip
-        for batch in loader:
-            position.batch += 1
-            yield batch, bar
-            bar.update()
+
+    def __init__(
+        self,
+        accelerator,
+        output_dir,
+        settings,
+        optimizer,
+        trained,
+        *,
+        epochs,
+        batches_per_epoch,
+        scheduler="cosine",
+        ema=None,
+        checkpointing_steps=1000,
+        checkpoints_kept=2,
+    ):
+        self.accelerator, self.output_dir, self.epochs = accelerator, Path(output_dir), epochs
+        self.settings = json.loads(json.dumps(settings, default=str))  # as they are read again
+        self.checkpointing_steps, self.checkpoints_kept = checkpointing_steps, checkpoints_kept
+        steps = epochs * -(-batches_per_epoch // accelerator.gradient_accumulation_steps)
+        self.schedule = get_scheduler(
+            scheduler, optimizer, num_warmup_steps=round(WARMUP * steps), num_training_steps=steps
+        )
+        self.trained = trained
+        self.average = EMAModel(trained, decay=ema) if ema else None
+        self.position, self.bar, self.broken_steps = Position(), None, 0
+        self.skipped = set()  # messages of the files that could not be read on the way
+
+    def epochs_left(self):
+        """The numbers of the epochs to do, from 0; after each a checkpoint is written."""
+        while self.position.epoch < self.epochs:
+            yield self.position.epoch
+            self.position.epoch, self.position.batch = self.position.epoch + 1, 0
+            self.save_checkpoint()
+
+    def batches(self, loader):
+        """The batches left in the present epoch, of a prepared loader, with a bar.
+
+        A batch's "skipped" holds the messages of files that could not be read; each is written once, and kept.
+        Dataset and samplers that have `set_epoch` are told the epoch. Make the loader with a generator of its own:
+        torch draws from the global one otherwise, and a resumed run would differ.
+        """
+        part = loader
+        while part is not None:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(self.position.epoch)
+            part = getattr(part, "batch_sampler", None) or getattr(part, "sampler", None)
+        if hasattr(loader.dataset, "set_epoch"):
+            loader.dataset.set_epoch(self.position.epoch)
+        self.last_batch = len(loader)
+        rest = self.accelerator.skip_first_batches(loader, self.position.batch) if self.position.batch else loader
+        with tqdm(
+            total=self.last_batch,
+            initial=self.position.batch,
+            desc=f"epoch {self.position.epoch + 1}/{self.epochs}",
+            unit="batch",
+            disable=not self.accelerator.is_local_main_process,
+        ) as self.bar:
+            for batch in rest:
+                self.position.batch += 1
+                for message in sorted(set(batch["skipped"]) - self.skipped):
+                    self.bar.write(f"left out: {message}")
+                self.skipped.update(batch["skipped"])
+                yield batch
+                self.bar.update()
+
+    def step_done(self, losses, loss_name="loss", **also_logged):
+        """After an optimizer step: the schedule, the average, logs, a checkpoint if it is due. losses: {name: number}.
+
+        Raises TrainingError where losses[loss_name] is not finite; in fp16, which skips some steps by design, after
+        20 such steps in a row.
+        """
+        accelerator, position = self.accelerator, self.position
+        if not accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        if self.average:
+            self.average.step(self.trained)
+        position.step += 1
+        self.broken_steps = 0 if math.isfinite(losses[loss_name]) else self.broken_steps + 1
+        if self.broken_steps > (20 if accelerator.mixed_precision == "fp16" else 0):
+            raise TrainingError(
+                f"the loss is {losses[loss_name]} in step {position.step}: go on from the last checkpoint "
+                "(--resume latest) with a lower --lr, or train in bf16"
+            )
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()})
+        logged = losses | {"lr": self.schedule.get_last_lr()[0]} | also_logged
+        accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=position.step)
+        if position.step % self.checkpointing_steps == 0 and position.batch < self.last_batch:
+            self.save_checkpoint()
+
+    def log(self, metrics):
+        """Logs {name: number} to the tracker and to metrics.jsonl, a line per call; what is not finite becomes null."""
+        self.accelerator.log(metrics, step=self.position.step)
+        if self.accelerator.is_main_process:
+            line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            with (self.output_dir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.position.step, **line}) + "\n")
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """The trained parameters are their running average inside the `with` block, if there is one."""
+        if self.average:
+            self.average.store(self.trained)
+            self.average.copy_to(self.trained)
+        yield
+        if self.average:
+            self.average.restore(self.trained)
+
+    def save_checkpoint(self):
+        """Writes checkpoints/step-<step>: models, optimizer, all generators, STATE. The last `checkpoints_kept` stay.
+
+        Written beside and renamed, so that a kill or a full disk leaves the earlier ones whole; called by all
+        processes. Raises TrainingError.
+        """
+        accelerator = self.accelerator
+        target = self.output_dir / "checkpoints" / f"step-{self.position.step:08d}"
+        partial = target.with_suffix(".partial")
+        state = {"position": asdict(self.position), "schedule": self.schedule.state_dict()}
+        if self.average:
+            state["average"] = self.average.state_dict()
+        try:
+            if accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)  # left behind by a kill
+                partial.mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(partial)
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                torch.save(state, partial / STATE)
+                (partial / "settings.json").write_text(json.dumps(self.settings, indent=2))
+                for path in partial.rglob("*"):
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                replace_folder(partial, target)  # there may be one of an earlier run that went this far
+                for path in checkpoints(self.output_dir)[: -self.checkpoints_kept]:
+                    shutil.rmtree(path, ignore_errors=True)
+            accelerator.wait_for_everyone()
+        except Exception as error:  # OSError, or what torch and safetensors make of one
+            shutil.rmtree(partial, ignore_errors=True)
+            found = checkpoints(self.output_dir)
+            rest = f"; {found[-1]} is whole: make room and go on with --resume latest" if found else ""
+            raise TrainingError(f"{target}: the checkpoint could not be written ({error}){rest}.") from error
+
+    def resume(self, which):
+        """Goes on from checkpoint `which` ("latest" or a folder).
+
+        Raises TrainingError where there is none, where it was made with other settings, and where a part of it cannot
+        be read as tensors and numbers (nothing else is ever unpickled); the message names the setting or the file.
+        """
+        found = checkpoints(self.output_dir)[-1:] if which == "latest" else [Path(which)]
+        if not found or not (found[0] / "settings.json").is_file():
+            place = self.output_dir / "checkpoints" if which == "latest" else which
+            raise TrainingError(
+                f"{place}: expected a checkpoint (a folder step-<number>) to resume from; found none. "
+                "Leave out --resume to start anew."
+            )
+        folder = found[0]
+        self._compare_settings(folder)
+        path = folder / f"random_states_{self.accelerator.process_index}.pkl"
+        try:
+            # accelerate goes on without a word where it cannot read the generators' states: looked at first
+            if missing := RANDOM_STATES - load_tensors(path).keys():
+                raise ValueError(f"no {', '.join(sorted(missing))} in it")
+            path = folder / STATE
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if bool(self.average) != ("average" in state):
+                raise ValueError("the running average is missing")
+            position = Position(**state["position"])
+            self.schedule.load_state_dict(state["schedule"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+                self.average.to(self.accelerator.device)
+            path = folder
+            self.accelerator.load_state(folder)
+        except Exception as error:  # OSError, or what torch, pickle and safetensors make of a broken or alien file
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TrainingError(
+                f"{path}: the checkpoint cannot be read ({reason}). Remove {folder} to resume from the one before."
+            ) from error
+        self.position = position
+        self.accelerator.print(f"Resumed from {folder}")
+
+    def _compare_settings(self, folder):
+        path = folder / "settings.json"
+        try:
+            theirs = json.loads(path.read_text())
+            names = sorted({*theirs, *self.settings})
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(f"{path}: the checkpoint cannot be read ({error}).") from error
+        different = [name for name in names if theirs.get(name) != self.settings.get(name)]
+        if not different:
+            return
+        shown = ", ".join(f"{name} {theirs.get(name)} (now {self.settings.get(name)})" for name in different)
+        advice = "Resume with the same ones, or start a new run from its weights."
+        if different == ["epochs"]:
+            advice = (
+                "The learning rate schedule spans all epochs, so a run cannot be made longer afterwards: start a new "
+                "run, with a schedule of its own, from the weights that this one wrote (--adapter or --finetune)."
+            )
+        raise TrainingError(f"{folder}: made with other settings: {shown}. {advice}")
 
 
-def save_checkpoint(accelerator, output_dir, position, settings, keep):
-    """Writes checkpoints/step-<step>: models, optimizer, schedule, all generators, position. The last `keep` stay.
+def compared_settings(arguments, not_compared, **more):
+    """What a run that resumes must share: all arguments {name: value} but those named not_compared, and more.
 
-    Written beside and renamed, so that a kill or a full disk leaves the earlier ones whole; called by all processes.
-    settings: what a run that resumes from it must share (see `resume`). Raises TrainingError.
+    Those that name files are compared by what `more` holds of their contents (see `tensors_fingerprint`,
+    `macs.training.feature_store.fingerprint`).
     """
-    folder = Path(output_dir) / "checkpoints"
-    target = folder / f"step-{position.step:08d}"
-    partial = target.with_suffix(".partial")
-    try:
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)  # left behind by a kill
-            partial.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(partial)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (partial / "settings.json").write_text(json.dumps(settings, indent=2))
-            for path in partial.rglob("*"):
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            replace_folder(partial, target)  # there may be one of an earlier run that went this far
-            for path in checkpoints(output_dir)[:-keep]:
-                shutil.rmtree(path, ignore_errors=True)
-        accelerator.wait_for_everyone()
-    except Exception as error:  # OSError, or what torch and safetensors make of one
-        shutil.rmtree(partial, ignore_errors=True)
-        found = checkpoints(output_dir)
-        rest = f"; {found[-1]} is whole: make room and go on with --resume latest" if found else ""
-        raise TrainingError(f"{target}: the checkpoint could not be written ({error}){rest}.") from error
+    return {name: value for name, value in arguments.items() if name not in not_compared} | more
+
+
+def tensors_fingerprint(tensors):
+    """Short name of the values of {name: tensor}, for instance of a model's state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def finish(accelerator):
+    """Ends a training; the script drops its own references to the prepared models before.
+
+    DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's threads,
+    which may wait for that lock (pytorch issue 56297): a process that never ends.
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def replace_folder(partial, target):
@@ -175,38 +361,6 @@ def replace_folder(partial, target):
 def checkpoints(output_dir):
     """The complete checkpoints of a run, oldest first."""
     return sorted((Path(output_dir) / "checkpoints").glob("step-" + "[0-9]" * 8))
-
-
-def resume(accelerator, output_dir, which, settings):
-    """Loads checkpoint `which` ("latest" or a folder) into all that was prepared and registered for checkpointing.
-
-    Raises TrainingError where there is none, or where it was made with other settings, and names those.
-    """
-    found = checkpoints(output_dir)[-1:] if which == "latest" else [Path(which)]
-    if not found or not (found[0] / "settings.json").is_file():
-        place = Path(output_dir) / "checkpoints" if which == "latest" else which
-        raise TrainingError(f"{place}: expected a checkpoint (a folder step-<number>) to resume from; found none. "
-                            "Leave out --resume to start anew.")  # fmt: skip
-    theirs = json.loads((found[0] / "settings.json").read_text())
-    wrong = [f"{name} {theirs.get(name)} (now {settings.get(name)})"
-             for name in sorted({*theirs, *settings}) if theirs.get(name) != settings.get(name)]  # fmt: skip
-    if wrong:
-        raise TrainingError(f"{found[0]}: made with other settings: {', '.join(wrong)}. Resume with the same ones, or "
-                            "start a new run from its weights.")  # fmt: skip
-    try:
-        accelerator.load_state(found[0])
-    except Exception as error:  # OSError, or what torch and safetensors make of one
-        raise TrainingError(f"{found[0]}: the checkpoint cannot be read ({error}). Remove it to resume from the one "
-                            "before.") from error  # fmt: skip
-    accelerator.print(f"Resumed from {found[0]}")
-
-
-def log_metrics(accelerator, output_dir, metrics, step):
-    """Logs {name: number} to the tracker and to metrics.jsonl, a line per call."""
-    accelerator.log(metrics, step=step)
-    if accelerator.is_main_process:
-        with (Path(output_dir) / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
 
 
 def log_figure(accelerator, name, figure, path, step):

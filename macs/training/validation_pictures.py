@@ -12,18 +12,21 @@ from macs.plots import draw_spectrogram
 class Validation:
     """Images of always the same clips from always the same noise, beside what was heard and the true frame."""
 
-    def __init__(self, args, accelerator, frozen):
-        try:
-            pairs, _ = find_pairs(args.data_dir, args.dataset_name, args.validation_set)
-        except PairError:
-            pairs, _ = find_pairs(args.data_dir, args.dataset_name, args.data_set)
+    def __init__(self, frozen, accelerator, dataset_name, data_sets, num_clips):
+        """data_sets: parts of the set; the clips are the first num_clips of the first part that is there."""
+        for data_set in data_sets:
+            try:
+                pairs, _ = find_pairs(frozen.data_dir, dataset_name, data_set)
+                break
+            except PairError:
+                pairs = []
         self.size, self.clips = frozen.sizes[0], []
         first_frames = {pair.clip_id: pair for pair in reversed(pairs)}
         for pair in reversed(first_frames.values()):
-            if len(self.clips) == args.validation_clips:
+            if len(self.clips) == num_clips:
                 break
             try:
-                waveform = read_crop(pair.audio, 0, args.num_crops, frozen.num_samples)
+                waveform = read_crop(pair.audio, 0, frozen.num_crops, frozen.num_samples)
                 self.clips.append((pair, waveform, read_image(pair.image, self.size)))
             except (AudioError, PairError, OSError) as error:
                 accelerator.print(f"not in the figures: {error}")

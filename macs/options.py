@@ -1,0 +1,54 @@
+"""Types of command line options with their ranges: a value outside ends the script with one line, before any work.
+
+parser.add_argument("--steps", type=integer(1), default=20)
+"""
+
+import argparse
+import math
+
+
+def integer(low, high=None):
+    """An argparse type: whole numbers from low to high (no bound if None)."""
+
+    def convert(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected a whole number {_range(low, high)}, but got {text!r}")
+        return value
+
+    return convert
+
+
+def number(low=None, high=None):
+    """An argparse type: finite numbers from low to high (no bound if None)."""
+
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected a number {_range(low, high)}, but got {text!r}")
+        return value
+
+    return convert
+
+
+def multiple_of(step):
+    """An argparse type: positive multiples of step, such as pixels."""
+
+    def convert(text):
+        if not text.isdecimal() or int(text) < step or int(text) % step:
+            raise argparse.ArgumentTypeError(f"expected a multiple of {step}, but got {text!r}")
+        return int(text)
+
+    return convert
+
+
+def _range(low, high):
+    if low is None:
+        return "that is finite" if high is None else f"of at most {high:g}"
+    return f"of {low:g} or more" if high is None else f"from {low:g} to {high:g}"
