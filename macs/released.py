@@ -4,7 +4,6 @@
 UNet with the audio keys and values).
 """
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import ClapConfig
 
 from macs.adapter import AudioAdapter, cross_attention_sizes
 from macs.clap import ClapEncoder
+from macs.files import write_beside
 from macs.separator import Separator
 
 # LAION's names of CLAP's parts -> transformers' (correspondence: transformers' CLAP conversion script)
@@ -167,9 +167,8 @@ def export_separator(separator, released_path, path):
                 f"{tuple(value.shape)}; the file is for another M or another model"
             )
         state_dict[released_name] = value.detach().cpu().to(expected.dtype)
-    beside = Path(path).with_suffix(".partial")
-    torch.save(state_dict, beside)
-    os.replace(beside, path)
+    with write_beside(path) as partial:
+        torch.save(state_dict, partial)
 
 
 def open_generator(unet_config, mlp_path, unet_path):
@@ -252,7 +251,5 @@ def export_released(unet, adapter, folder, dataset_name):
         generator[f"{name}.processor.to_k_ip.weight"] = to_k.weight
         generator[f"{name}.processor.to_v_ip.weight"] = to_v.weight
     for part, state_dict in (("mlp", adapter.projector.state_dict()), ("unet", generator)):
-        path = Path(folder) / f"{dataset_name}_{part}.pt"
-        beside = path.with_suffix(".partial")
-        torch.save({name: value.detach().float().cpu() for name, value in state_dict.items()}, beside)
-        os.replace(beside, path)
+        with write_beside(Path(folder) / f"{dataset_name}_{part}.pt") as partial:
+            torch.save({name: value.detach().float().cpu() for name, value in state_dict.items()}, partial)

@@ -17,12 +17,14 @@ the spread at this number of clips: FID also falls as images are added, so compa
 import argparse
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from macs.audio import AUDIO_SUFFIXES
+from macs.data.pairs import IMAGE_SUFFIXES
 from macs.evaluation.embedding import encode_files
 from macs.evaluation.encoders import (
     ClipImageEncoder,
@@ -43,8 +45,7 @@ from macs.evaluation.measures import (
     match_ids,
 )
 from macs.evaluation.table import figure, listed, table
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from macs.files import write_beside
 
 
 def parse_args(argv=None):
@@ -101,39 +102,17 @@ def main(argv=None):
         frames = find_files(args.image_dir, IMAGE_SUFFIXES, frames=True)
     if set(measures) & {"ais", "ais_z"}:
         clips = find_files(args.audio_dir, AUDIO_SUFFIXES)
+    wanted = set().union(*images.values())  # the audio of clips without any image is in no measure
 
     # Every file through its encoders, once
     every_gpu = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     devices = every_gpu if args.device == "cuda" else [args.device]
-    settings = (args.cache_dir or None, args.batch_size, args.num_workers, devices)
-    image_encoders = {}
-    if set(measures) & {"fid", "kid"}:
-        image_encoders["inception"] = (args.inception, InceptionEncoder)
-    if set(measures) - {"fid", "kid"}:
-        image_encoders["clip"] = (args.clip, ClipImageEncoder)
-    if args.stand_ins:
-        image_encoders = dict.fromkeys(image_encoders, SmallImageEncoder())
-        audio_encoders = {"audio": fit_stand_in(args, settings)} if clips else {}
-    else:
-        image_encoders = {name: load_encoder(*source) for name, source in image_encoders.items()}
-        audio_encoders = {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if clips else {}
-
-    wanted = set().union(*images.values())  # the audio of clips without any image is in no measure
-    image_paths = [p for found in (*images.values(), frames) for paths in found.values() for p in paths]
-    features, errors = encode_files(image_paths, image_encoders, *settings)
-    rows = {path: k for k, path in enumerate(image_paths)}
-    if clips:
-        audio_paths = [paths[0] for i, paths in clips.items() if i in wanted]
-        audio_features, audio_errors = encode_files(audio_paths, audio_encoders, *settings)
-        audio_rows, errors = {path: k for k, path in enumerate(audio_paths)}, errors | audio_errors
-
-    def embedded(found, features, rows):
-        kept = [(i, rows[p]) for i, paths in found.items() for p in paths if p in rows and p not in errors]
-        return Embedded([i for i, _ in kept], {name: x[[row for _, row in kept]] for name, x in features.items()})
-
-    generated = {name: embedded(found, features, rows) for name, found in images.items()}
-    truth = embedded(frames, features, rows) if frames else None
-    heard = embedded(clips, audio_features, audio_rows) if clips else None
+    encode = partial(encode_files, cache_dir=args.cache_dir or None, batch_size=args.batch_size,
+                     num_workers=args.num_workers, devices=devices)  # fmt: skip
+    image_encoders, audio_encoders = open_encoders(args, measures, encode)
+    (*generated, truth), errors = embed([*images.values(), frames], image_encoders, encode)
+    (audio,), audio_errors = embed([{i: clips[i] for i in clips if i in wanted}], audio_encoders, encode)
+    generated, errors = dict(zip(images, generated, strict=True)), errors | audio_errors
 
     # The measures
     ids = sorted(wanted | set(frames) | (set(clips) & wanted))
@@ -142,35 +121,23 @@ def main(argv=None):
         if not model.ids:
             raise SystemExit(f"{args.models[name]}: none of its images could be read:\n{listed(errors, 'reasons')}")
         if args.folds:
-            parts = evaluate_folds(model, truth, heard, measures, ids, args.folds, args.seed, devices[0])
+            parts = evaluate_folds(model, truth, audio, measures, ids, args.folds, args.seed, devices[0])
             folds[name] = {m: [part[m].value for part in parts] for m in measures}
             results[name] = {
                 m: Estimate(float(np.mean(v)), sum(part[m].n for part in parts), np.array(v))
                 for m, v in folds[name].items()
             }
         else:
-            results[name] = evaluate(model, truth, heard, measures, ids, args.resamples, args.seed, devices[0])
-
-    # What has no partner
-    notes, first = [], next(iter(images))
-    for name in args.models:
-        what = f"{name}: clips of {first} without an image, so that their difference compares unlike sets"
-        notes.append(_unmatched(what, match_ids(images[first], images[name])))
-        for found, what in ((clips, "clip"), (frames, "frame")):
-            if found:
-                notes.append(_unmatched(f"{name}: images without a {what}", match_ids(images[name], found)))
-                notes.append(_unmatched(f"{name}: {what}s' ids without an image", match_ids(found, images[name])))
-    notes += [{"what": "files that could not be read, left out", "names": {str(p): r for p, r in errors.items()}}]
-    notes = [note for note in notes if note["names"]]
+            results[name] = evaluate(model, truth, audio, measures, ids, args.resamples, args.seed, devices[0])
 
     # Results, as text, JSON and figure
+    notes = left_out(images, frames, clips, errors)
     differences = {} if args.folds else _differences(results)
     paper = PAPER.get(args.dataset_name, {})
-    text = table(args, measures, results, differences, paper, notes)
+    text = table(
+        args.dataset_name, measures, results, differences, paper, notes, args.folds, args.resamples, args.stand_ins
+    )
     print(text)
-    output = Path(args.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    _write(output / "table.txt", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     report = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         "encoders": {name: e.identity for name, e in {**image_encoders, **audio_encoders}.items()},
@@ -182,23 +149,74 @@ def main(argv=None):
         "paper": paper,
         "left_out": notes,
     }
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    _write(output / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    _write(output / "table.png", lambda path: figure(path, args, measures, results, paper))
+    output = Path(args.output_dir)
+    with write_beside(output / "table.txt") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    with write_beside(output / "results.json") as path:
+        path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    with write_beside(output / "table.png") as path:
+        title = f"{args.dataset_name} ({args.data_set})"
+        figure(title, measures, results, paper, args.folds).savefig(path, dpi=150)
     print(f"\nWritten: {output / 'results.json'}, {output / 'table.txt'}, {output / 'table.png'}")
 
 
-def fit_stand_in(args, settings):
-    """The small audio encoder, fitted on the split `train` beside the one evaluated."""
-    root = Path(args.data_dir, args.dataset_name, "train")
+def open_encoders(args, measures, encode):
+    """({name: encoder of images}, {name: encoder of clips}) that the measures need."""
+    sources = {}
+    if set(measures) & {"fid", "kid"}:
+        sources["inception"] = (args.inception, InceptionEncoder)
+    if set(measures) - {"fid", "kid"}:
+        sources["clip"] = (args.clip, ClipImageEncoder)
+    needs_audio = bool(set(measures) & {"ais", "ais_z"})
+    if args.stand_ins:
+        audio = fit_stand_in(Path(args.data_dir, args.dataset_name, "train"), encode) if needs_audio else None
+        return dict.fromkeys(sources, SmallImageEncoder()), {"audio": audio} if needs_audio else {}
+    image_encoders = {name: load_encoder(*source) for name, source in sources.items()}
+    return image_encoders, {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if needs_audio else {}
+
+
+def fit_stand_in(root, encode):
+    """The small audio encoder, fitted on the clips and frames of the split in the folder root."""
     clips, frames = find_files(root / "audio", AUDIO_SUFFIXES), find_files(root / "image", IMAGE_SUFFIXES, frames=True)
     pairs = [(clips[i][0], path) for i in sorted(set(clips) & set(frames)) for path in frames[i]]
     encoder = SmallAudioEncoder()
-    statistics, _ = encode_files([clip for clip, _ in pairs], {"audio": encoder}, *settings)
-    features, _ = encode_files([frame for _, frame in pairs], {"clip": SmallImageEncoder()}, *settings)
+    statistics, _ = encode([clip for clip, _ in pairs], {"audio": encoder})
+    features, _ = encode([frame for _, frame in pairs], {"clip": SmallImageEncoder()})
     x, y = statistics["audio"], features["clip"]
     readable = np.isfinite(x).all(1) & np.isfinite(y).all(1)
     return encoder.fit(x[readable], y[readable])
+
+
+def embed(sets, encoders, encode):
+    """Encodes sets of files {id: [paths]} together. Returns [Embedded of each set], {path: why it was left out}."""
+    paths = [path for found in sets for of_id in found.values() for path in of_id]
+    features, errors = encode(paths, encoders)
+    rows = {path: row for row, path in enumerate(paths)}
+
+    def select(found):
+        kept = [(i, rows[path]) for i, of_id in found.items() for path in of_id if path not in errors]
+        return Embedded([i for i, _ in kept], {name: x[[row for _, row in kept]] for name, x in features.items()})
+
+    return [select(found) for found in sets], errors
+
+
+def left_out(images, frames, clips, errors):
+    """What has no partner or could not be read: [{"what": in words, "names": {id or path: reason or None}}]."""
+
+    def without(ids, others):
+        twins = match_ids(ids, others)
+        return {i: twin and f"differs only in case from {twin}" for i, twin in twins.items()}
+
+    notes, first = {}, next(iter(images))
+    for name, found in images.items():
+        what = f"{name}: clips of {first} without an image, so that their difference compares unlike sets"
+        notes[what] = without(images[first], found)
+        for others, kind in ((clips, "clip"), (frames, "frame")):
+            if others:
+                notes[f"{name}: images without a {kind}"] = without(found, others)
+                notes[f"{name}: {kind}s' ids without an image"] = without(others, found)
+    notes["files that could not be read, left out"] = {str(path): reason for path, reason in errors.items()}
+    return [{"what": what, "names": names} for what, names in notes.items() if names]
 
 
 def _differences(results):
@@ -213,10 +231,6 @@ def _differences(results):
     }
 
 
-def _unmatched(what, missing):
-    return {"what": what, "names": {i: twin and f"differs only in case from {twin}" for i, twin in missing.items()}}
-
-
 def _finite(value):
     return float(value) if value is not None and np.isfinite(value) else None
 
@@ -226,12 +240,6 @@ def _entry(estimate, folds=None):
     if folds is not None:
         return entry | {"deviation": _finite(np.std(folds, ddof=1)), "folds": [_finite(v) for v in folds]}
     return entry | {"interval_95": estimate.interval}
-
-
-def _write(path, write):
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
-    write(partial)
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

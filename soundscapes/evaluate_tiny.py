@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from macs.evaluation.measures import frechet_distance
+from macs.files import fingerprint
 from macs.loading import audio_model_paths, load_pipeline, weight_files
 from macs.losses import si_sdr_improvement
 from macs.released import CheckpointError
-from macs.training.feature_store import fingerprint
 from soundscapes.judge import Judge
 from soundscapes.report import examples_figure, interpolation_figure, results_figure, tables
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, make_scene

@@ -14,11 +14,12 @@ from torch.utils.data import Dataset, default_collate
 
 from macs.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, duration, load_clip
 from macs.data.buckets import BUCKETS, LANDSCAPE
+from macs.files import visible_files
 
 # Training sizes by set; a folder of any other name has the buckets too
 DATASETS = {"LLP": BUCKETS, "AudioSet": BUCKETS, "Landscape": LANDSCAPE}
 FRAME = re.compile(r"(.+)_frame_(\d+)", re.DOTALL)  # a frame's name without its suffix: the id, and the number
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 ATTEMPTS = 100  # pairs in a row that may fail to be read before it is the disk that is wrong
 
 
@@ -50,11 +51,7 @@ def find_pairs(data_dir, dataset_name, data_set="train"):
                 f"{folder / part}: no such folder; expected recordings in {folder / 'audio'} and frames in "
                 f"{folder / 'image'}. {data_dir} holds the sets: {', '.join(sets) or 'none'}"
             )
-        found[part] = sorted(
-            path
-            for path in (folder / part).iterdir()
-            if path.suffix.lower() in suffixes and not path.name.startswith(".")
-        )
+        found[part] = visible_files(folder / part, suffixes)
     recordings = {path.stem: path for path in reversed(found["audio"])}
     pairs, without_recording = [], []
     for image in found["image"]:
@@ -85,6 +82,17 @@ def describe(problems):
     ]
 
 
+def to_rgb(image):
+    """A PIL image as it is to be seen, in 8-bit RGB: turned as its EXIF entry says, grey repeated, alpha dropped.
+
+    16-bit grey is scaled; PIL's own conversion would clip it to white.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def image_size(path):
     """(height, width) of a frame as it is shown, from its header. Raises PairError."""
 
@@ -102,7 +110,7 @@ def read_image(path, size):
     """
 
     def read(image):
-        fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), size[::-1], Image.Resampling.LANCZOS)
+        fitted = ImageOps.fit(to_rgb(image), size[::-1], Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1
 
     return _open_image(path, read)

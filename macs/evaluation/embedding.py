@@ -1,8 +1,6 @@
 """Features of image and audio files: every content is encoded once, in batches, and kept on disk."""
 
 import copy
-import hashlib
-import os
 import threading
 import time
 import uuid
@@ -19,14 +17,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from macs.audio import read_audio
-
-
-def read_image(path):
-    """One picture as 8-bit RGB: grey is repeated, 16-bit grey scaled (PIL would clip it to white), alpha dropped."""
-    with Image.open(path) as image:
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-        return image.convert("RGB")
+from macs.data.pairs import to_rgb
+from macs.files import sha256, visible_files, write_beside
 
 
 class _Files(torch.utils.data.Dataset):
@@ -41,7 +33,11 @@ class _Files(torch.utils.data.Dataset):
     def __getitem__(self, i):
         try:
             path, rate = self.paths[i], self.sample_rate
-            content = read_audio(path, sample_rate=rate) if rate else read_image(path)
+            if rate:
+                content = read_audio(path, sample_rate=rate)
+            else:
+                with Image.open(path) as image:
+                    content = to_rgb(image)
             return i, [prepare(content) for prepare in self.prepares], None
         except Exception as error:  # whatever is wrong with one file must not lose the others
             return i, None, f"{type(error).__name__}: {error}"
@@ -147,7 +143,7 @@ def _fingerprint(paths):
 
     def digest(path):
         try:
-            return hashlib.sha256(Path(path).read_bytes()).digest()
+            return bytes.fromhex(sha256(path))
         except OSError as error:
             errors[path] = f"{type(error).__name__}: {error}"
 
@@ -160,7 +156,8 @@ def _load_cached(cache_dir, encoder, wanted):
     found = {}
     if cache_dir is None:
         return found
-    for shard in sorted(Path(cache_dir, encoder.identity).glob("*.safetensors")):
+    folder = Path(cache_dir, encoder.identity)
+    for shard in visible_files(folder, [".safetensors"]) if folder.is_dir() else ():
         try:
             tensors = load_file(shard)
         except Exception as error:  # a damaged disk, a half copy: the features are simply made again
@@ -177,10 +174,7 @@ def _save_cached(cache_dir, encoders, fresh, features):
     for name, rows in fresh.items():
         features[name].update(rows)
         if cache_dir is not None and rows:
-            folder = Path(cache_dir, encoders[name].identity)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{uuid.uuid4().hex}.safetensors"
             keys = np.stack([np.frombuffer(key, np.uint8) for key in rows])
-            save_file({"fingerprints": keys, "features": np.stack(list(rows.values()))}, path.with_suffix(".partial"))
-            os.replace(path.with_suffix(".partial"), path)
+            with write_beside(Path(cache_dir, encoders[name].identity, f"{uuid.uuid4().hex}.safetensors")) as partial:
+                save_file({"fingerprints": keys, "features": np.stack(list(rows.values()))}, partial)
         rows.clear()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from macs.data.pairs import FRAME
+from macs.files import visible_files
 
 MEASURES = ("fid", "clip_fid", "kid", "ais", "ais_z", "iis", "iis_z")
 NAMES = {
@@ -49,10 +50,9 @@ def find_files(folder, suffixes, frames=False):
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected files ending in {', '.join(suffixes)}")
     found = defaultdict(list)
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            match = FRAME.fullmatch(path.stem) if frames else None
-            found[match[1] if match else path.stem].append(path)
+    for path in visible_files(folder, suffixes):
+        match = FRAME.fullmatch(path.stem) if frames else None
+        found[match[1] if match else path.stem].append(path)
     if not found:
         raise FileNotFoundError(f"{folder}: holds no file ending in {', '.join(suffixes)}")
     for paths in found.values():

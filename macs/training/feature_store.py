@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from macs.audio import AudioError
 from macs.data.pairs import PairError
+from macs.files import fingerprint, visible_files, write_beside
 
 SHARD_FILES = 256
 FILES = 8  # encoded at a time; frames in both flips
@@ -29,16 +30,6 @@ FILES = 8  # encoded at a time; frames in both flips
 
 class CacheError(RuntimeError):
     """A cache that cannot be written; the message names the file and says what to do."""
-
-
-def fingerprint(settings, files):
-    """Short name of what an output depends on: settings (a dictionary for JSON) and the contents of files."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in files:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 @functools.cache  # memory-mapped, without an open file handle
@@ -61,7 +52,8 @@ class FeatureStore:
     def scan(self):
         """Reads the shards' headers; a shard that is damaged is reported and its files count as missing."""
         self.index = {}  # (name, size, time) of a file -> (shard, row, group)
-        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+        shards = visible_files(self.folder, [".safetensors"]) if self.folder.is_dir() else []
+        for path in shards:
             try:
                 header = json.loads(_shard(path).metadata()["header"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -97,14 +89,10 @@ class FeatureStore:
         """Writes a shard: features (N, parts, ...) of N files, in half precision."""
         header = json.dumps({"files": keys, "group": group})
         path = self.folder / f"{hashlib.sha256(header.encode()).hexdigest()[:16]}.safetensors"
-        beside = self.folder / f".{path.stem}-{os.getpid()}.partial"
         try:
-            save_file({"features": features.to("cpu", torch.float16).contiguous()}, beside, {"header": header})
-            with open(beside, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, path)
+            with write_beside(path) as partial:
+                save_file({"features": features.to("cpu", torch.float16).contiguous()}, partial, {"header": header})
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
             raise CacheError(
                 f"{path}: cannot be written ({error}); make room and start again, the finished shards stay"
             ) from error
@@ -112,10 +100,8 @@ class FeatureStore:
     def make_folder(self):
         """Makes the folder, before anything is computed for it. Raises CacheError."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            settings = self.folder / f".settings-{os.getpid()}.partial"
-            settings.write_text(json.dumps(self.settings, indent=2))
-            os.replace(settings, self.folder / "settings.json")
+            with write_beside(self.folder / "settings.json") as partial:
+                partial.write_text(json.dumps(self.settings, indent=2))
         except OSError as error:
             raise CacheError(
                 f"{self.folder}: cannot be written ({error.strerror}); choose another --cache_dir"
@@ -196,11 +182,9 @@ def cached_prompt(cache_dir, model_files, encode):
     with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
         return file.get_tensor("prompt_embeds")
     prompt_embeds = encode().cpu()
-    beside = path.with_name(f".{path.stem}-{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"prompt_embeds": prompt_embeds.contiguous()}, beside)
-        os.replace(beside, path)
+        with write_beside(path) as partial:
+            save_file({"prompt_embeds": prompt_embeds.contiguous()}, partial)
     except (OSError, SafetensorError) as error:
         raise CacheError(f"{path}: cannot be written ({error}); choose another --cache_dir") from error
     return prompt_embeds

@@ -15,6 +15,7 @@ from macs.data.pairs import (
     image_size,
     read_crop,
     read_image,
+    to_rgb,
 )
 from stage_two import NUM_SAMPLES, write_pair, write_pairs
 
@@ -158,6 +159,33 @@ def test_frames_are_cut_around_their_centre(tmp_path):
     exif[0x0112] = 6  # shown turned by 90 degrees
     turned.save(tmp_path / "b.jpg", exif=exif)
     assert image_size(tmp_path / "b.jpg") == (80, 40)
+    assert np.array(to_rgb(Image.open(tmp_path / "b.jpg"))).shape == (80, 40, 3)
+
+
+def test_frames_with_16_bits_are_not_white(tmp_path):
+    grey = np.tile(np.linspace(1, 211, 64).round().astype(np.uint8), (32, 1))  # its mean is 106
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    Image.fromarray(grey).save(tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "I;16"
+    read = read_image(tmp_path / "a.png", (32, 64))
+    assert ((read + 1) * 127.5).mean() == pytest.approx(106, abs=0.1)
+    torch.testing.assert_close(read, read_image(tmp_path / "b.png", (32, 64)))
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "P", "1", "LA", "CMYK"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+    grey = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(np.stack([grey] * 3, -1)).convert(mode)
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    image.save(path)
+    values = np.asarray(to_rgb(Image.open(path))).astype(int)
+    assert values.shape == (4, 256, 3)
+    assert np.abs(values - grey[..., None]).max() <= {"1": 255, "P": 60, "CMYK": 8}.get(mode, 0)
+    assert values.mean() == pytest.approx(127.5, abs=6)
 
 
 def test_crops_are_spread_evenly(tmp_path):

@@ -96,7 +96,7 @@ def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator,
     encoded += [0, 0]
     dataset_of(model, data, accelerator)
     assert sum(encoded[4:]) == 7 - done
-    assert not list((data / "cache").rglob("*.partial"))
+    assert not list((data / "cache").rglob(".partial*"))
 
 
 def test_what_was_added_changed_or_damaged_is_computed_anew(model, data, accelerator, monkeypatch):
