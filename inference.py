@@ -101,7 +101,7 @@ def output_paths(args, name):
 
 
 def share_no_output(args, clips):
-    """({name: path} without the clips whose images would be another clip's, such as a_1 and the second of a, [problems])"""
+    """({name: path} without clips whose images are another clip's too, as a_1 and the second of a, [problems])."""
     owners, kept, problems = {}, {}, []
     for name, path in clips.items():
         taken = [owners[output] for output in output_paths(args, name) if output in owners]
@@ -180,9 +180,9 @@ def drawer(args, pipe):
 
 
 def write_outputs(args, name, mixture, sources, images):
-    """<name>.png, <name>_1.png, ...; with the sources also sources/<name>_1.wav ... in rank order and sources/<name>.png.
+    """<name>.png, <name>_1.png, ...; the sources in rank order, sources/<name>_1.wav ..., and sources/<name>.png.
 
-    The picture of what was heard shows the mixture (T,), its signals (M, T) and the first image.
+    That picture shows the mixture (T,), its signals (M, T) and the first image.
     """
     import soundfile
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from test_audio import bad_files
 
 import inference
+from bad_recordings import bad_files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,7 +103,7 @@ def test_exit_code_if_nothing_could_be_done(run, clips, tmp_path):
     "arguments, words",
     [
         (["--output_dir", "/proc/none"], "cannot be written"),
-        (["--M", "4"], "M = 4, but it has 6"),
+        (["--M", "4"], "made for M = 6 sources, but --M is 4"),
         (["--mixed_precision", "fp16"], "needs a GPU"),
         (["--pt_path", "nowhere"], "nowhere: expected an adapter folder"),
     ],

@@ -137,7 +137,7 @@ def test_decorrelation_makes_signals_that_resemble_each_other_less(monkeypatch, 
         run_here(monkeypatch, *options, "--epochs", 1, "--decorrelation", weight, "--output_dir", out)
         return json.loads((out / "metrics.jsonl").read_text())["validation/correlation"]
 
-    assert correlation(100) < 0.8 * correlation(0)
+    assert correlation(100) < 0.9 * correlation(0)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole(monkeypatch, options, tmp_path):

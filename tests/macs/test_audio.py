@@ -3,6 +3,7 @@ import pytest
 import soundfile
 import torch
 
+from bad_recordings import bad_files
 from macs.audio import AudioError, duration, fit_length, load_clip, loudest_start, read_audio
 
 
@@ -71,22 +72,6 @@ def test_fit_length():
     x = torch.arange(1.0, 4.0)
     assert fit_length(x, 5, offset=1).tolist() == [0, 1, 2, 3, 0]
     assert fit_length(x, 2).tolist() == [1, 2]
-
-
-def bad_files(folder):
-    (folder / "text.wav").write_text("this is no audio")
-    (folder / "empty.wav").touch()
-    soundfile.write(folder / "none.wav", np.zeros(0), 16000)
-    soundfile.write(folder / "nan.wav", np.array([0.0, np.nan, 0.0], np.float32), 16000, subtype="FLOAT")
-    soundfile.write(folder / "inf.wav", np.array([0.0, np.inf, 0.0], np.float32), 16000, subtype="FLOAT")
-    return {
-        "text.wav": "cannot be decoded",
-        "empty.wav": "0 bytes",
-        "none.wav": "0 samples",
-        "nan.wav": "NaN or infinite",
-        "inf.wav": "NaN or infinite",
-        "missing.wav": "no such",
-    }
 
 
 def test_bad_files_say_what_is_wrong(tmp_path):

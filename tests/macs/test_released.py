@@ -206,8 +206,8 @@ def truncate(folder, name):
         ("LLP_mlp.pt", lambda f, n: damage(f, n, lambda s: s.update(new=torch.ones(3))), "unexpected entry new"),
         (
             "LLP_mlp.pt",
-            lambda f, n: damage(f, n, lambda s: s.update(pe=torch.ones(4, 512))),
-            r"entry pe has shape \(4, 512\), expected \(6, 512\); the file is for another M",
+            lambda f, n: damage(f, n, lambda s: s.update(pe=torch.ones(6, 500))),
+            r"entry pe has shape \(6, 500\), expected \(6, 512\); the file is for another M",
         ),
         ("LLP_unet.pt", truncate, "truncated"),
         (
@@ -231,9 +231,11 @@ def test_spoilt_generator_files(tmp_path, small_sd, unet_shapes, name, spoil, wo
 
 
 @pytest.mark.slow
-def test_separator_of_another_m(separator_file):
-    with pytest.raises(CheckpointError, match=r"model.unet.in_conv.0.weight has shape \(6, 1, 3, 3\), expected \(4,"):
-        open_separator(separator_file, num_sources=4)
+def test_files_of_another_m_than_each_other(released, small_sd):
+    mlp = torch.load(released / "LLP_mlp.pt", weights_only=True)
+    torch.save(mlp | {"pe": mlp["pe"][:4].clone()}, released / "LLP_mlp.pt")
+    with pytest.raises(CheckpointError, match=r"separates into M = 6 signals, .*LLP_mlp.pt expects 4"):
+        MACSPipeline.from_released(small_sd, released, "LLP")
 
 
 def test_what_the_paths_may_be(tiny_dir, small_sd, tmp_path):
@@ -243,7 +245,7 @@ def test_what_the_paths_may_be(tiny_dir, small_sd, tmp_path):
         load_pipeline(tmp_path)
     with pytest.raises(CheckpointError, match="adapter folder"):
         load_pipeline(tiny_dir, tmp_path)
-    with pytest.raises(CheckpointError, match="M = 4, but it has 6"):
+    with pytest.raises(CheckpointError, match="made for M = 6 sources, but --M is 4"):
         load_pipeline(tiny_dir, num_sources=4)
 
 
