@@ -244,7 +244,7 @@ def train(args):
     for line in describe(problems):
         accelerator.print(line)
     del model, run
-    finish(accelerator)
+    finish(accelerator, args.output_dir)
 
 
 def report(accelerator, dataset, problems, sizes, num_batches):

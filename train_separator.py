@@ -290,7 +290,7 @@ def train(args):
             export_separator(accelerator.unwrap_model(separator), args.clap, args.export_released)
             print(f"In the authors' format: {args.export_released}")
     del separator, run
-    finish(accelerator)
+    finish(accelerator, args.output_dir)
 
 
 def settings_of(args, accelerator, training, separator, clap, text_table):

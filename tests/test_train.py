@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import macs.loading
 import train
-from macs import MACSPipeline
+from macs import MACSPipeline, Separator
 from macs.data.pairs import Draws
 from macs.loading import load_pipeline
 from macs.released import export_released, open_generator
@@ -277,6 +277,42 @@ def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_p
     pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
     pipe.set_progress_bar_config(disable=True)
     assert pipe(torch.randn(1, 16000), num_inference_steps=1, output_type="pt").images.isfinite().all()
+
+
+def test_resume_refuses_other_weights_and_takes_the_same_from_elsewhere(model, shared, tmp_path, monkeypatch):
+    def command(**options):
+        return arguments(
+            options.pop("sd", model), shared / "data", tmp_path / "out", cache_dir=shared / "cache", **options
+        )
+
+    run(command())
+    moved = tmp_path / "moved"
+    shutil.copytree(model, moved)
+    run(command(sd=moved, resume="latest", num_workers=1))  # nothing is left to do: the run is the same
+    separator = Separator.from_pretrained(model, subfolder="separator")
+    separator.logit_scale.data += 1
+    separator.save_pretrained(tmp_path / "other")
+    for options, name in [
+        ({"separator": tmp_path / "other"}, "separator"),
+        ({"adapter": tmp_path / "out" / "adapter"}, "adapter"),
+        ({"clip_grad": 2}, "clip_grad"),
+        ({"M": 1}, "M 2 \\(now 1\\)"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *command(resume="latest", **options)])
+        with pytest.raises(SystemExit, match=f"made with other settings: .*{name}"):
+            train.main()
+        AcceleratorState._reset_state(reset_partial_state=True)
+    (moved / "unet" / "config.json").write_text((moved / "unet" / "config.json").read_text() + " ")
+    monkeypatch.setattr(sys, "argv", ["train.py", *command(sd=moved, resume="latest")])
+    with pytest.raises(SystemExit, match="made with other settings: generator"):
+        train.main()
+
+
+def test_without_separation_the_adapter_hears_the_mixture(model, shared, tmp_path):
+    run(arguments(model, shared / "data", tmp_path / "out", M=1))
+    pipe = load_pipeline(model, str(tmp_path / "out" / "adapter"))
+    waveform = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    assert pipe.num_sources == 1 and torch.equal(pipe.separate(waveform), waveform[:, None])
 
 
 def start(command, **kwargs):

@@ -338,7 +338,7 @@ def tensors_fingerprint(tensors):
     return digest.hexdigest()[:16]
 
 
-def finish(accelerator):
+def finish(accelerator, output_dir):
     """Ends a training; the script drops its own references to the prepared models before.
 
     DDP goes before the process group: as its last owner it would hold Python's lock while it waits for gloo's threads,
@@ -346,6 +346,7 @@ def finish(accelerator):
     """
     accelerator.free_memory()
     accelerator.end_training()
+    unlock(output_dir)
 
 
 def replace_folder(partial, target):
