@@ -42,6 +42,7 @@ def draw_report(name, journals, parts, labels, num_problems):
             x=0.01,
             ha="left",
         )
+        figure.draw_without_rendering()  # ticks are made when first drawn, with the settings that hold then
     return figure
 
 
