@@ -23,7 +23,8 @@ from download.dataset_figure import bytes_text, draw_report
 from download.extract_frames import labels_by_video
 from download.journal import read_journal
 from macs.audio import SILENCE, AudioError, read_audio
-from macs.data.pairs import FRAME
+from macs.data.pairs import FRAME, IMAGE_SUFFIXES
+from macs.files import PARTIAL, visible_files, write_beside
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
 MIN_SECONDS = 1.0
@@ -73,8 +74,8 @@ def check_picture(path):
 def check_part(name, audio_dir, image_dir, problems, workers):
     """Checks the clips of a folder, and their pictures if image_dir is given; adds (kind, path, what) to problems."""
     part = Part(name)
-    wavs = sorted(audio_dir.glob("*.wav"))
-    pictures = sorted(path for path in image_dir.glob("*") if path.is_file()) if image_dir else []
+    wavs = visible_files(audio_dir, [".wav"])
+    pictures = visible_files(image_dir, IMAGE_SUFFIXES) if image_dir else []
     if not wavs:
         problems.append(("no sound at all", audio_dir, "no wav files in it"))
     with ThreadPoolExecutor(workers) as pool:
@@ -137,10 +138,12 @@ def check_splits(parts, problems):
 
 
 def check_leftovers(root, problems):
-    """Half-done downloads, which a rerun of the download continues."""
+    """Half-done downloads, which a rerun of the download continues, and files that a kill left unfinished."""
     for path in [*root.rglob("*.part"), *(root / name for name in (".partial", "download/.partial"))]:
         if path.exists():
             problems.append(("left over from a run that was stopped", path, "run that command again to finish"))
+    for path in root.rglob(f"{PARTIAL}*"):
+        problems.append(("left over from a run that was stopped", path, "remove it"))
 
 
 def report_text(root, journals, parts, labels, problems):
@@ -221,8 +224,10 @@ def main(argv=None):
 
     text = report_text(root, journals, parts, labels, problems)
     print(text)
-    (root / "report.txt").write_text(text + "\n")
-    draw_report(root / "report.png", args.dataset_name, journals, parts, labels, len(problems))
+    with write_beside(root / "report.txt") as path:
+        path.write_text(text + "\n")
+    with write_beside(root / "report.png") as path:
+        draw_report(args.dataset_name, journals, parts, labels, len(problems)).savefig(path, dpi=110)
     print(f"This report: {root / 'report.txt'}, as a figure: {root / 'report.png'}")
     return 1 if problems else 0
 

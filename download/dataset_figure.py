@@ -3,18 +3,19 @@
 from collections import Counter
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 COLOURS = {"done": "#4c956c", "gone": "#adb5bd", "failed": "#d1495b"}
 BLUE, SAND = "#30638e", "#edae49"
 MAX_BARS = 8
 
 
-def draw_report(path, name, journals, parts, labels, num_problems):
-    """Draws six panels: outcome of the jobs, why some failed, clips and frames, durations, picture sizes, labels."""
-    with plt.rc_context(
+def draw_report(name, journals, parts, labels, num_problems):
+    """Six panels: outcome of the jobs, why some failed, clips and frames, durations, picture sizes, labels.
+
+    Returns a matplotlib Figure.
+    """
+    with matplotlib.rc_context(
         {
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -23,7 +24,8 @@ def draw_report(path, name, journals, parts, labels, num_problems):
             "font.size": 9,
         }
     ):
-        figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
+        figure = Figure(figsize=(13, 7.2), layout="constrained")
+        axes = figure.subplots(2, 3)
         draw_outcomes(axes[0, 0], journals)
         draw_reasons(axes[0, 1], journals)
         draw_counts(axes[0, 2], parts)
@@ -40,10 +42,8 @@ def draw_report(path, name, journals, parts, labels, num_problems):
             x=0.01,
             ha="left",
         )
-        partial = path.with_name(path.name + ".part")
-        figure.savefig(partial, dpi=110, format="png")
-        plt.close(figure)
-    partial.replace(path)
+        figure.draw_without_rendering()  # ticks are made when first drawn, with the settings that hold then
+    return figure
 
 
 def nothing(axis, text):

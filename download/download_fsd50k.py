@@ -5,7 +5,6 @@ stay in DATA_DIR/FSD50K/archives, which may be deleted afterwards.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import zipfile
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from download.jobs import INTERRUPTED, STOPPED, Gone, TryLater, add_job_arguments, run_jobs
 from download.split_zip import open_split_zip
 from download.web import RemoteFile, download_file, read_json
+from macs.files import write_beside
 
 RECORD = "https://zenodo.org/api/records/4060432"
 ARCHIVES = ("FSD50K.dev_audio", "FSD50K.eval_audio", "FSD50K.metadata")
@@ -77,7 +77,6 @@ def unpack(parts, root):
         print(f"{parts[-1]}: {error}. Delete the parts and run the command again.")
         return 1
     failures = 0
-    partial = root / "unpacking.part"
     try:
         for entry in tqdm(archive.infolist(), unit="file", desc=parts[-1].stem):
             name = PurePosixPath(entry.filename).name
@@ -87,9 +86,8 @@ def unpack(parts, root):
             if target.is_file() and target.stat().st_size == entry.file_size:
                 continue
             try:
-                with archive.open(entry) as source, open(partial, "wb") as output:
+                with archive.open(entry) as source, write_beside(target) as partial, open(partial, "wb") as output:
                     shutil.copyfileobj(source, output, 2**20)  # compares the checksum in the archive at its end
-                os.replace(partial, target)
             except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 tqdm.write(f"{parts[-1].stem}: {entry.filename}: {error}")
                 failures += 1
@@ -101,7 +99,6 @@ def unpack(parts, root):
         return INTERRUPTED
     finally:
         archive.close()
-        partial.unlink(missing_ok=True)
     return int(failures > 0)
 
 

@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import SOME_FAILED, Gone, add_job_arguments, publish, run_jobs
+from download.jobs import SOME_FAILED, Gone, add_job_arguments, run_jobs
 from download.journal import read_journal
+from download.preprocess_audioset import best_seconds
 from macs.data.labels import read_labels
+from macs.files import publish, sha256, visible_files
 
 JOURNAL = "frames.jsonl"
 MIN_SECONDS = 1.0
@@ -63,7 +65,7 @@ def read_frames_json(path):
     return events, counts
 
 
-def best_seconds(events, counts, available, min_events=1):
+def best_available(events, counts, available, min_events=1):
     """The best of the available seconds, ascending; empty if there are none.
 
     events: counts of events for each second, or the best seconds themselves, or None (all are as good).
@@ -72,9 +74,7 @@ def best_seconds(events, counts, available, min_events=1):
         return list(available)
     if not counts:
         return [second for second in available if second in events]
-    of_second = {second: events[second] for second in available if second < len(events)}
-    most = max(of_second.values(), default=0)
-    return [second for second, count in of_second.items() if count == most >= min_events]
+    return best_seconds({second: events[second] for second in available if second < len(events)}, min_events)
 
 
 def is_test(id, test_fraction):
@@ -224,11 +224,11 @@ def main(argv=None, similarity=ClipSimilarity):
     ffmpeg = find_ffmpeg()
 
     # The videos that are there, and what is known of their seconds
-    paths = {path.stem: path for path in sorted(video_dir.glob("*.mp4"))}
+    paths = {path.stem: path for path in visible_files(video_dir, [".mp4"])}
     events, counts, events_hash = {}, False, ""
     if args.frames_json:
         events, counts = read_frames_json(args.frames_json)
-        events_hash = hashlib.sha256(args.frames_json.read_bytes()).hexdigest()[:8]
+        events_hash = sha256(args.frames_json)[:8]
     ids = [id for id in events or paths if id in paths]
     print(f"{video_dir}: {len(ids)} of {len(events or paths)} videos are there.")
     if not ids:
@@ -288,7 +288,7 @@ def main(argv=None, similarity=ClipSimilarity):
 
     def work(video, folder, stop):
         available, length, note = extract(ffmpeg, video.path, folder, max(1, os.cpu_count() // args.workers))
-        seconds = best_seconds(video.events, counts, available, args.min_events)
+        seconds = best_available(video.events, counts, available, args.min_events)
         if not seconds:
             if counts and max(video.events, default=0) < args.min_events:
                 raise Gone("no second in which enough events are heard and seen")

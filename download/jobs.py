@@ -1,7 +1,7 @@
-"""Runs thousands of small jobs over days: workers, retries, a polite pace, a journal, and results that are whole.
+"""Runs thousands of small jobs over days: workers, retries, a limited rate of requests, a journal, whole results.
 
 A job is any object with an `id`. Its work is done in a folder of its own, `.partial/…`, and renamed into place at the
-end, so that neither Ctrl-C nor kill -9 leaves half a file where somebody could take it for a whole one.
+end, so that neither Ctrl-C nor kill -9 leaves half a file under the name of a whole one.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 MIN_FREE_BYTES = 32 * 2**20  # below this a failure is put down to the disk, whatever it says
 STOPPED, SOME_FAILED, INTERRUPTED = 1, 3, 130  # exit codes
 BACKOFF = 2.0  # seconds before the first new attempt, doubled with each
-PATIENCE = 10  # so many failures in a row are not the clips' fault
+PATIENCE = 10  # failures in a row after which the run stops: the network or the server is at fault, not the clips
 
 
 class Gone(Exception):
@@ -33,7 +33,7 @@ class Gone(Exception):
 
 
 class TryLater(Exception):
-    """A passing failure. `after`: seconds that the server asks everybody to wait; `progress`: something did arrive."""
+    """A passing failure. `after`: seconds in which the server wants no request at all; `progress`: a part came."""
 
     def __init__(self, reason, after=None, progress=False):
         super().__init__(reason)
@@ -63,22 +63,13 @@ class Pace:
                 raise Stopped
 
     def pause(self, seconds):
-        """Nobody asks anything for so many seconds."""
+        """Lets no request start for so many seconds."""
         with self.lock:
             self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
-def publish(source, target):
-    """Moves a finished file to its place: on the disk first, then renamed, so that the name never shows half of it."""
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(source, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(source, target)
-
-
 def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
-    """The options that all long jobs have in common; without an interval, those of work that asks nobody."""
+    """The options that all long jobs have in common; interval None: work that sends no requests has no such option."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--limit", type=int, help="take only the first so many of the list")
     parser.add_argument(

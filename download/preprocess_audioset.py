@@ -3,10 +3,11 @@
 import argparse
 import csv
 import json
-import os
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from macs.files import write_beside
 
 COLUMNS = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
 SECONDS = 10
@@ -47,9 +48,10 @@ def events_at_once(events, seconds=SECONDS):
     return [max(map(at, [i, *(onset for onset, _, _ in events if i < onset < i + 1)])) for i in range(seconds)]
 
 
-def best_seconds(counts):
-    """The seconds with the highest count, ascending; none if nothing sounds at all."""
-    return [second for second, count in enumerate(counts) if count == max(counts) > 0]
+def best_seconds(counts, min_events=1):
+    """Those of {second: number of events} with the highest number, in the given order; none if it is too low."""
+    most = max(counts.values(), default=0)
+    return [second for second, count in counts.items() if count == most >= min_events]
 
 
 def main(argv=None):
@@ -62,16 +64,14 @@ def main(argv=None):
         events_of = read_events(args.events)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    frames = {video: best_seconds(events_at_once(events)) for video, events in events_of.items()}
+    frames = {video: best_seconds(dict(enumerate(events_at_once(events)))) for video, events in events_of.items()}
     write_json(frames, args.output)
     print(f"{args.output}: {len(frames)} videos, {sum(map(len, frames.values()))} best seconds in all")
 
 
 def write_json(content, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+    with write_beside(path) as partial:
+        partial.write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from download.jobs import Gone, Stopped, TryLater, publish
+from download.jobs import Gone, Stopped, TryLater
+from macs.files import publish
 
 CHUNK = 2**20
 TIMEOUT = 60  # seconds without a byte
@@ -21,7 +22,7 @@ USER_AGENT = "macs-download/1.0"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to fetch. checksum: "md5:<hex>", "sha256:<hex>", "git:<hex>" (GitHub's) or None if nobody tells one."""
+    """A file to fetch. checksum: "md5:<hex>", "sha256:<hex>", "git:<hex>" (git's) or None if none is published."""
 
     id: str  # its name
     url: str
@@ -74,7 +75,7 @@ def download_file(file, folder=None, stop=None):
     """Fetches a RemoteFile to its path; work of run_jobs. Returns {"bytes"}. Raises Gone, TryLater or Stopped.
 
     What has arrived stays in `<path>.part` and is continued by a range request, but only if there is a checksum:
-    without one nobody would notice that the file has changed in between.
+    without one a file that has changed on the server in between would go unnoticed.
     """
     part = file.path.with_name(file.path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -133,10 +134,7 @@ def finish(file, part):
 def has_checksum(path, checksum):
     """Whether the file has the checksum "<algorithm>:<hex>"; "git" is the SHA-1 that git gives a blob."""
     algorithm, _, expected = checksum.partition(":")
-    digest = hashlib.sha1() if algorithm == "git" else hashlib.new(algorithm)
-    if algorithm == "git":
-        digest.update(b"blob %d\0" % path.stat().st_size)
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size) if algorithm == "git" else hashlib.new(algorithm)
     with open(path, "rb") as file:
-        while data := file.read(CHUNK):
-            digest.update(data)
+        hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
     return digest.hexdigest() == expected

@@ -11,11 +11,12 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import DownloadError, download_range_func
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import Gone, TryLater, publish, run_jobs
+from download.jobs import Gone, TryLater, run_jobs
+from macs.files import publish
 
 MIN_SECONDS = 1.0  # a shorter piece is no clip
-# What YouTube says of a video that will not come back. Everything else passes for a passing failure: a clip asked once
-# too often costs a second, one given up by mistake is lost.
+# What YouTube says of a video that will not come back. Everything else counts as a passing failure: to try a clip once
+# too often costs a second, to give it up by mistake loses it.
 GONE = re.compile(
     "video unavailable|private video|has been removed|no longer available|account .*(terminated|closed)|"
     "video is not available|who has blocked it|not made this video available|in your country|copyright|"
@@ -24,7 +25,7 @@ GONE = re.compile(
     re.IGNORECASE,
 )
 BLOCKED = re.compile("HTTP Error 429|not a bot|rate-limited|try again later", re.IGNORECASE)
-BLOCKED_SECONDS = 60  # how long all workers keep quiet when YouTube complains
+BLOCKED_SECONDS = 60  # without any request, of all workers, after YouTube has refused one for their number
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookie
     except DownloadError as error:
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).split())
         if BLOCKED.search(reason):
-            raise TryLater(f"YouTube has had enough of this address: {plain(reason, clip)}", BLOCKED_SECONDS) from None
+            raise TryLater(f"YouTube refuses this address for now: {plain(reason, clip)}", BLOCKED_SECONDS) from None
         if GONE.search(reason):
             raise Gone(plain(reason, clip)) from None
         raise TryLater(plain(" ".join([reason, *messages[-1:]]), clip)) from None

@@ -103,8 +103,10 @@ def fingerprint(settings, files):
 def visible_files(folder, suffixes):
     """The files directly in a folder that end in one of `suffixes` (".wav", in any case), sorted, without hidden ones.
 
-    Hidden are those whose name begins with a dot: a system's notes about its neighbours, and unfinished ones.
+    Hidden are those whose name begins with a dot: a system's notes about its neighbours, and unfinished ones. A folder
+    that is not there has no files.
     """
-    return sorted(
-        path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")

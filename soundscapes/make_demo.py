@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from macs.files import write_beside
 from soundscapes.scenes import make_scene, write_wav
 
 DEMOS = [
@@ -24,11 +25,11 @@ def main():
     args = parser.parse_args()
 
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     for index, labels in enumerate(DEMOS):
         scene = make_scene("demo", index, args.seed, labels=labels)
         path = folder / f"{'_'.join(labels).replace(' ', '_')}.wav"
-        write_wav(path, scene.mixture)
+        with write_beside(path) as partial:
+            write_wav(partial, scene.mixture)
         print(f"{path}: {scene.caption}")
 
 

@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditio
 from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, RobertaTokenizer
 
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
+from macs.files import write_folder_beside
 from macs.loading import load_pipeline
-from macs.training.loop import replace_folder
 from soundscapes.scenes import CLASS_TEXTS, make_scene
 
 # Stable Diffusion 1.4's noise schedule
@@ -138,13 +138,12 @@ def main():
         sizes["unet"] = sum(p.numel() for p in pipe.unet.parameters()) / 1e6
     for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.separator, pipe.clap, pipe.adapter):
         torch.nn.Module.half(part)
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    pipe.save_pretrained(partial)
-    for file in [partial / "model_index.json", *partial.glob("*/config.json")]:  # the model is the same wherever made
-        config = json.loads(file.read_text())
-        if config.pop("_name_or_path", None):
-            file.write_text(json.dumps(config, indent=2) + "\n")
-    replace_folder(partial, output_dir)
+    with write_folder_beside(output_dir) as partial:
+        pipe.save_pretrained(partial)
+        for file in [partial / "model_index.json", *partial.glob("*/config.json")]:  # the same wherever it is made
+            config = json.loads(file.read_text())
+            if config.pop("_name_or_path", None):
+                file.write_text(json.dumps(config, indent=2) + "\n")
     megabytes = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file()) / 1e6
     parts = ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items())
     print(f"{args.output_dir}: {megabytes:.1f} MB, {sum(sizes.values()):.1f} M parameters ({parts})")

@@ -1,4 +1,4 @@
-"""The embedded model's results as tables and figures.
+"""The embedded model's results as tables and figures (matplotlib Figures, for the caller to save).
 
 results: what `evaluate` of soundscapes/evaluate_tiny.py returns, with its "settings".
 """
@@ -31,7 +31,7 @@ def _number(values, digits):
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def rows(results):
+def table_rows(results):
     """The table's rows, the first the head: name, F1 and Fréchet distance for one, two and three sources."""
     head = ["", *(f"{short}, {k} source{'s' * (k > 1)}" for _, short, _ in MEASURES.values() for k in COUNTS)]
     body, variants = [], results["variants"]
@@ -55,7 +55,7 @@ def rows(results):
 
 def tables(results):
     """(plain text, markdown) of the results."""
-    table, settings = rows(results), results["settings"]
+    table, settings = table_rows(results), results["settings"]
     note = (
         "F1: macro F1 of the classes that the judge sees in the pictures; FD: Fréchet distance in its features; ± is "
     )
@@ -71,7 +71,7 @@ def tables(results):
     )
 
 
-def results_figure(path, results):
+def results_figure(results):
     """Bars of F1 and Fréchet distance for each variant and number of sources; the lines are the seeds' deviation."""
     variants = results["variants"]
     figure = Figure(figsize=(11, 1.6 + 0.42 * len(variants)), layout="constrained")
@@ -92,7 +92,7 @@ def results_figure(path, results):
     figure.axes[0].set_xlim(0, 1)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=130)
+    return figure
 
 
 def _show(axes, image, title=""):
@@ -109,51 +109,51 @@ def _spectrogram(axes, waveform, top, title):
     axes.set(xticks=[], yticks=[])
 
 
-def examples_figure(path, examples):
+def examples_figure(examples):
     """A row for each scene: its mixture, the first three signals of it, and the pictures.
 
-    examples: [(scene, signals (3, T), what CLAP calls them, {variant: picture (3, 128, 128) in [-1, 1]})]
+    examples: [(scene, signals (3, T), the classes CLAP takes them for, {variant: picture (3, 128, 128) in [-1, 1]})]
     """
     drawn = [name for name in ("macs", "mixture", "text") if name in examples[0][3]]
     figure = Figure(figsize=(1.9 * 4 + 1.55 * (1 + len(drawn)), 0.4 + 1.62 * len(examples)), layout="constrained")
     ratios = [1.25] * 4 + [1] * (1 + len(drawn))
     grid = figure.subplots(len(examples), len(ratios), squeeze=False, gridspec_kw={"width_ratios": ratios})
-    for number, (row, (scene, signals, heard, pictures)) in enumerate(zip(grid, examples, strict=True)):
+    for number, (row, (scene, signals, names, pictures)) in enumerate(zip(grid, examples, strict=True)):
         mixture = torch.from_numpy(scene.mixture)
         top = float(spectrogram_db(mixture).max())  # one scale, so that what is quiet looks quiet
         _spectrogram(row[0], mixture, top, ", ".join(scene.labels))
         row[0].set_ylabel("0 to 8 kHz", fontsize=7)
-        for rank, (axes, signal, name) in enumerate(zip(row[1:4], signals, heard, strict=True), 1):
+        for rank, (axes, signal, name) in enumerate(zip(row[1:4], signals, names, strict=True), 1):
             _spectrogram(axes, signal, top, f"signal {rank}: {name}")
         row[0].set_xlabel("8 s" if number == len(examples) - 1 else "", fontsize=7)
         for axes, name in zip(row[4:-1], drawn, strict=True):
             _show(axes, pictures[name], NAMES[name] if number == 0 else "")
-        frame = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
-        _show(row[-1], frame, "the scene's own" if number == 0 else "")
-    figure.savefig(path, dpi=110)
+        _show(row[-1], torch.from_numpy(scene.pixels), "the scene's own" if number == 0 else "")
+    return figure
 
 
-def interpolation_figure(path, names, way, rows, seen, classes):
+def interpolation_figure(names, fractions, pictures, seen, classes):
     """Pictures from one clip's embeddings to another's, a row for each seed, and below what the judge sees in them.
 
-    names: of the two clips. way (n,): 0 to 1. rows: of pictures (n, 3, H, W). seen (n, classes): probabilities.
+    names: of the two clips. fractions (n,): of the second one's embeddings, 0 to 1. pictures: [(n, 3, H, W) of each
+    seed], in [-1, 1]. seen (n, classes): the judge's probabilities of the classes.
     """
-    columns = len(way)
-    figure = Figure(figsize=(1.3 * columns, 1.35 * len(rows) + 2.2), layout="constrained")
-    grid = figure.add_gridspec(len(rows) + 1, columns, height_ratios=[1] * len(rows) + [1.5])
-    for number, images in enumerate(rows):
+    columns = len(fractions)
+    figure = Figure(figsize=(1.3 * columns, 1.35 * len(pictures) + 2.2), layout="constrained")
+    grid = figure.add_gridspec(len(pictures) + 1, columns, height_ratios=[1] * len(pictures) + [1.5])
+    for number, images in enumerate(pictures):
         for column, image in enumerate(images):
-            title = f"{way[column]:.2f}"
+            title = f"{fractions[column]:.2f}"
             if column in (0, columns - 1):
                 title = names[bool(column)]
             _show(figure.add_subplot(grid[number, column]), image, title if number == 0 else "")
     axes = figure.add_subplot(grid[-1, :])
     for place, name in enumerate(classes):
         if seen[:, place].max() > 0.3:
-            axes.plot(way, seen[:, place], "o-", markersize=4, label=name)
+            axes.plot(fractions, seen[:, place], "o-", markersize=4, label=name)
     axes.set(xlim=(-0.5 / (columns - 1), 1 + 0.5 / (columns - 1)), ylim=(0, 1), ylabel="seen by the judge")
     axes.set_xlabel("from the first clip's embeddings to the second's")
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         axes.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(path, dpi=130)
+    return figure

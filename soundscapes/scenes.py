@@ -5,7 +5,6 @@ as a mixture with its stems, seen as a painting, named by labels and a caption. 
 """
 
 import csv
-import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import soundfile
 from tqdm.contrib.concurrent import process_map
 
+from macs.files import write_beside
 from soundscapes.paint.landscapes import paint
 from soundscapes.sound.recipes import AMBIENCES, EVENTS, synthesise
 from soundscapes.sound.synthesis import SAMPLE_RATE
@@ -84,6 +84,11 @@ class Scene:
         return paint(self.labels, _rng(self, 3))
 
     @property
+    def pixels(self):
+        """The picture as float32 (3, 128, 128) in [-1, 1], as VAE, UNet and judge take it."""
+        return np.array(self.image).transpose(2, 0, 1) / np.float32(127.5) - 1
+
+    @property
     def id(self):
         """The scene's name in file names."""
         return f"{self.split}-{self.seed}-{self.index:06d}"
@@ -142,10 +147,8 @@ def write_scene(scene, folder, stems=False):
 
     def write(path, save):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = folder / f"unfinished-{os.getpid()}-{path.name}"  # keeps the ending, which names the format
-            save(unfinished)
-            os.replace(unfinished, path)
+            with write_beside(path) as partial:
+                save(partial)
 
     folder = Path(folder)
     write(folder / "audio" / f"{scene.id}.wav", lambda path: write_wav(path, scene.mixture))
@@ -190,7 +193,5 @@ def write_soundscapes(
 
 
 def _write_table(path, column, rows):
-    beside = path.with_name(path.name + ".new")
-    with open(beside, "w", newline="", encoding="utf-8") as file:
+    with write_beside(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("filename", column), *rows])
-    os.replace(beside, path)

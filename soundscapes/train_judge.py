@@ -8,7 +8,6 @@ import argparse
 import os
 from functools import partial
 
-import numpy as np
 import torch
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
@@ -23,8 +22,7 @@ from soundscapes.training import DEVICE, Items, fresh_batches, train
 def labelled_painting(split, seed, index):
     """A scene's picture (3, 128, 128) in [-1, 1] and its labels (19,) of 0 and 1."""
     scene = make_scene(split, index, seed)
-    image = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1) / 127.5 - 1
-    return image, torch.tensor([float(name in scene.labels) for name in CLASSES])
+    return torch.from_numpy(scene.pixels), torch.tensor([float(name in scene.labels) for name in CLASSES])
 
 
 def augment(images):

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from macs.files import write_beside
 from macs.training.denoiser import attention_kernel, min_snr_weights
 from soundscapes.scenes import caption, make_scene
 from soundscapes.train_vae import painting
@@ -37,7 +38,6 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
     """
     weights = b"".join(value.cpu().numpy().tobytes() for value in vae.state_dict().values())
     folder = folder / hashlib.sha256(weights).hexdigest()[:12]
-    folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in tqdm(range(0, count, CHUNK), desc="latents"):
         stop = min(start + CHUNK, count)
@@ -46,8 +46,8 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
             items = Items(partial(painting, "train", seed), start, stop)
             loader = DataLoader(items, 50, num_workers=num_workers)
             moments = torch.cat([vae.encode(batch.to(DEVICE)).latent_dist.parameters.cpu() for batch in loader])
-            save_file({"moments": moments.half().contiguous()}, f"{path}.new")
-            os.replace(f"{path}.new", path)
+            with write_beside(path) as partial_path:
+                save_file({"moments": moments.half().contiguous()}, partial_path)
         chunks.append(load_file(path)["moments"])
     return torch.cat(chunks)
 
@@ -104,18 +104,11 @@ def main():
 
     parts = {"unet": unet, "text_encoder": text_encoder}
 
+    def batches(done):  # a batch is drawn in loss_of, by the number of its step
+        return range(done, args.steps)
+
     with attention_kernel(moments):
-        train(
-            "unet",
-            parts,
-            lambda done: range(done, args.steps),
-            loss_of,
-            args.steps,
-            args.lr,
-            output_dir,
-            args.seed,
-            args.bf16,
-        )
+        train("unet", parts, batches, loss_of, args.steps, args.lr, output_dir, args.seed, args.bf16)
 
     # Pictures of held-out captions
     prompts = [make_scene("val", index, args.seed).caption for index in range(16)]

@@ -8,7 +8,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import make_image_grid
@@ -21,7 +20,7 @@ from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
 def painting(split, seed, index):
     """Picture (3, 128, 128) in [-1, 1] of a scene."""
-    return torch.from_numpy(np.array(make_scene(split, index, seed).image)).permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(make_scene(split, index, seed).pixels)
 
 
 def reconstruction_loss(images, targets):

@@ -1,6 +1,5 @@
 """What the training scripts of the embedded model share: scenes as a dataset, and a seeded, resumable training loop."""
 
-import os
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from macs.training.loop import replace_folder
+from macs.files import write_beside, write_folder_beside
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -44,7 +43,7 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
     batches: function of the first step to do → iterable of batches. loss_of: function of a batch → scalar tensor, run
     under bfloat16 autocast if bf16. The average reaches over a twentieth of the steps. Every step is seeded by its
     number and the state saved in `folder`/<name>.pt every `save_every` steps, so that an interrupted training goes on
-    where it was and ends in the same weights.
+    where it was and ends in the same weights. Raises SystemExit where the state is of another number of steps.
     """
     model = nn.ModuleDict(modules).to(DEVICE).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 20 / steps)), use_buffers=True)
@@ -54,7 +53,6 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
     state = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
 
     path, done, start = Path(folder) / f"{name}.pt", 0, time.time()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["steps"] != steps:
@@ -78,8 +76,8 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
             progress.set_postfix(loss=f"{loss.item():.4f}")
         if (step + 1) % save_every == 0 or step + 1 == steps:
             saved = {part: value.state_dict() for part, value in state.items()} | {"done": step + 1, "steps": steps}
-            torch.save(saved, f"{path}.new")
-            os.replace(f"{path}.new", path)
+            with write_beside(path) as partial:
+                torch.save(saved, partial)
     model.load_state_dict(average.module.state_dict())
     model.eval()
     print(f"{name}: steps {done} to {steps} in {(time.time() - start) / 60:.1f} min")
@@ -87,6 +85,5 @@ def train(name, modules, batches, loss_of, steps, lr, folder, seed=0, bf16=False
 
 def save_part(part, model_dir, name):
     """Puts a trained part, in half precision, into the pipeline's folder in place of the one there, all at once."""
-    partial = Path(model_dir) / f"{name}.partial"
-    nn.Module.half(part).save_pretrained(partial)
-    replace_folder(partial, Path(model_dir) / name)
+    with write_folder_beside(Path(model_dir) / name) as partial:
+        nn.Module.half(part).save_pretrained(partial)

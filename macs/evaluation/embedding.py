@@ -156,8 +156,7 @@ def _load_cached(cache_dir, encoder, wanted):
     found = {}
     if cache_dir is None:
         return found
-    folder = Path(cache_dir, encoder.identity)
-    for shard in visible_files(folder, [".safetensors"]) if folder.is_dir() else ():
+    for shard in visible_files(Path(cache_dir, encoder.identity), [".safetensors"]):
         try:
             tensors = load_file(shard)
         except Exception as error:  # a damaged disk, a half copy: the features are simply made again

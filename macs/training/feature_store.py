@@ -52,8 +52,7 @@ class FeatureStore:
     def scan(self):
         """Reads the shards' headers; a shard that is damaged is reported and its files count as missing."""
         self.index = {}  # (name, size, time) of a file -> (shard, row, group)
-        shards = visible_files(self.folder, [".safetensors"]) if self.folder.is_dir() else []
-        for path in shards:
+        for path in visible_files(self.folder, [".safetensors"]):
             try:
                 header = json.loads(_shard(path).metadata()["header"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from soundscapes.paint.brush import SIZE, Brush, gradient, mix, shade, vary
-from soundscapes.paint.figures import FIGURES, FLYING, WIDTHS
+from soundscapes.paint.objects import FLYING, OBJECTS, WIDTHS
 
 WHITE = (250, 250, 248)
 # hour: sky at the top, sky at the horizon, light on everything
@@ -253,14 +253,14 @@ DARK = {"fire", "crickets"}  # always by night
 
 
 def paint(labels, rng):
-    """The picture of a scene: PIL image 128×128, RGB. labels: at most one of LANDSCAPES, any of FIGURES."""
+    """The picture of a scene: PIL image 128×128, RGB. labels: at most one of LANDSCAPES, any of OBJECTS."""
     ambience = next((label for label in labels if label in LANDSCAPES), None)
     hour = "night" if ambience in DARK else list(HOURS)[rng.choice(4, p=[0.2, 0.4, 0.2, 0.2])]
     b = sky(rng, hour, greyness=rng.uniform(0.75, 0.95) if ambience == "rain" else 0.0)
 
     # So that nothing hides anything, each gets a column of its own, in one row on the ground and one in the sky.
     flying = [label for label in labels if label in FLYING]
-    standing = [label for label in labels if label in FIGURES and label not in FLYING]
+    standing = [label for label in labels if label in OBJECTS and label not in FLYING]
     standing += [ambience] * (ambience in NEEDS_COLUMN)
     places = {}
     above = (22, 32, 46) if standing else (28, 46, 60)  # a sky of its own has room for more
@@ -281,7 +281,7 @@ def paint(labels, rng):
         # Figures keep more of their own colour at night than the landscape does.
         figure = b.at(x, y, size, flip=rng.random() < 0.5)
         figure.light = tuple(0.55 + 0.45 * factor for factor in b.light)
-        FIGURES[label](figure, rng)
+        OBJECTS[label](figure, rng)
     if foreground:
         foreground()
     return b.canvas.reduce(b.canvas.width // SIZE)

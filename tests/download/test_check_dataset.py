@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 from PIL import Image
 
 from download import check_dataset
@@ -77,7 +78,23 @@ def test_a_dataset_in_order(llp, capsys):
     ):
         assert line in report, line
     with Image.open(llp / "report.png") as figure:
-        assert figure.width > 1000 and len(set(np.asarray(figure.convert("L")).ravel().tolist())) > 50
+        figure.load()
+
+
+def test_the_figure_shows_the_numbers(llp, monkeypatch):
+    drawn = []
+    draw = check_dataset.draw_report
+    monkeypatch.setattr(check_dataset, "draw_report", lambda *found: drawn.append(draw(*found)) or drawn[0])
+    assert check(llp, "--labels_csv", str(llp.parent / "LLP.csv")) == 0
+    outcomes, reasons, counts, durations, sizes, labels = drawn[0].axes
+    assert "LLP: 4 clips, 5 frames" in drawn[0].get_suptitle() and "nothing to put right" in drawn[0].get_suptitle()
+    assert [bar.get_width() for bar in outcomes.patches] == [1, 2, 1]  # done, gone, failed
+    assert [text.get_text() for text in reasons.texts] == ["2  Video unavailable", "1  timed out"]
+    assert [bar.get_height() for bar in counts.patches] == [3, 1, 4, 1]  # clips, then frames of the two splits
+    assert sum(bar.get_height() for bar in durations.patches) == 4
+    assert sizes.collections[0].get_offsets().tolist() == [[320, 240], [240, 320]]
+    assert {round(bar.get_x() + 0.4): bar.get_height() for bar in labels.patches} == {2: 3, 3: 1}
+    assert "3  Speech" in labels.texts[-1].get_text()
 
 
 @pytest.mark.parametrize(
@@ -115,12 +132,13 @@ def test_a_dataset_in_order(llp, capsys):
         (lambda root: write_image(root / "train/image/--bbbbbbbbb.jpg"), "names", "expected <id>_frame_<second>.jpg"),
         (lambda root: (root / "train/audio/ccccccccccc.wav.part").write_text(""), "left over", "ccccccccccc.wav.part"),
         (lambda root: (root / "download/.partial").mkdir(), "left over", ".partial"),
+        (lambda root: (root / "train/image/.partial-0a.jpg").write_bytes(b"ha"), "left over", ".partial-0a.jpg"),
         (lambda root: copy(root, "train", "test", "ccccccccccc"), "videos in several splits", "test and train"),
         (lambda root: copy(root, "test", "test", "ddddddddddd", "eeeeeeeeeee"), "clips without labels", "eeeeeeeeeee"),
     ],
 )
 def test_what_training_would_stumble_over_is_listed(llp, spoil, kind, what, monkeypatch):
-    monkeypatch.setattr(check_dataset, "draw_report", lambda *_: None)
+    monkeypatch.setattr(check_dataset, "draw_report", lambda *_: Figure())
     spoil(llp)
     assert check(llp, "--labels_csv", str(llp.parent / "LLP.csv")) == 1
     report = (llp / "report.txt").read_text()

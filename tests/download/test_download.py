@@ -14,6 +14,7 @@ from download import jobs, web
 from download.jobs import TryLater
 from download.journal import Journal, read_journal
 from flaky_server import md5
+from macs.files import publish
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 DATA = bytes(random.Random(0).randbytes(300_000))
@@ -164,7 +165,7 @@ def run(root, names, work, **changes):
 
 def write_text(job, folder, stop):
     (folder / "new").write_text(job.id)
-    jobs.publish(folder / "new", folder.parents[1] / f"{job.id}.txt")
+    publish(folder / "new", folder.parents[1] / f"{job.id}.txt")
     return {"length": len(job.id)}
 
 
@@ -208,7 +209,7 @@ def test_results_found_without_an_entry_enter_the_journal_unasked(tmp_path):
 def test_results_are_renamed_into_place_not_copied(tmp_path):
     (tmp_path / "new").write_text("whole")
     inode = (tmp_path / "new").stat().st_ino
-    jobs.publish(tmp_path / "new", tmp_path / "folder" / "-a#1")
+    publish(tmp_path / "new", tmp_path / "folder" / "-a#1")
     assert (tmp_path / "folder" / "-a#1").stat().st_ino == inode and not (tmp_path / "new").exists()
 
 

@@ -40,8 +40,8 @@ def test_frames_files_of_both_kinds_are_told_apart(tmp_path):
         ((), False, range(3), []),
     ],
 )
-def test_best_seconds(events, counts, available, best):
-    assert extract_frames.best_seconds(events, counts, available) == best
+def test_best_seconds_of_those_that_are_there(events, counts, available, best):
+    assert extract_frames.best_available(events, counts, available) == best
 
 
 def test_test_part_is_a_tenth_and_keeps_segments_of_a_video_together():

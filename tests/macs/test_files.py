@@ -110,6 +110,7 @@ def test_hidden_and_other_files_are_not_listed(tmp_path):
     for name in ("b.WAV", "a.wav", "._a.wav", ".partial-1.wav", "a.jpg", "wav"):
         (tmp_path / name).write_bytes(b"")
     assert visible_files(tmp_path, (".wav", ".mp3")) == [tmp_path / "a.wav", tmp_path / "b.WAV"]
+    assert visible_files(tmp_path / "missing", (".wav",)) == []
 
 
 def test_needs_the_standard_library_only():

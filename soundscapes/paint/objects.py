@@ -1,6 +1,6 @@
-"""The figures in the painted pictures: one function per event.
+"""The objects that make the sounds in the painted pictures: one function per event.
 
-Each paints with a Brush whose unit is the figure's width, feet at y = 0 and the top near y = -1 (up is negative), and
+Each paints with a Brush whose unit is the object's width, feet at y = 0 and the top near y = -1 (up is negative), and
 draws its colours from rng; WIDTHS says which are wider or slimmer.
 """
 
@@ -272,7 +272,7 @@ def thunder(b, rng):
         b.ellipse(x - 0.03, y - 0.05, 0.6 * radius, 0.5 * radius, shade(cloud, 1.18))
 
 
-FIGURES = {
+OBJECTS = {
     "bird": bird, "dog": dog, "cow": cow, "frog": frog, "bell": bell, "clock": clock, "car horn": car_horn,
     "train": train, "helicopter": helicopter, "siren": siren, "drum": drum, "thunder": thunder,
 }  # fmt: skip
