@@ -22,24 +22,17 @@ from macs.adapter import AudioAdapter
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
+from macs.files import fingerprint, write_folder_beside
 from macs.loading import audio_model_paths, local_folder, open_trained, separator_sizes, weight_files
 from macs.options import integer, number
 from macs.released import CheckpointError, export_released
+from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
 from macs.training.additions import captions_of, open_teacher, sources_heard
 from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
-from macs.training.feature_store import CacheError, fingerprint
+from macs.training.feature_store import CacheError
 from macs.training.frozen_features import FrozenModels, make_dataset
 from macs.training.label_warmup import warm_up_by_labels
-from macs.training.loop import (
-    Run,
-    TrainingError,
-    compared_settings,
-    finish,
-    log_figure,
-    make_accelerator,
-    replace_folder,
-    unlock,
-)
+from macs.training.loop import Run, compared_settings
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
 from macs.training.options import add_training_arguments
 from macs.training.validation_pictures import Validation
@@ -319,19 +312,19 @@ def save_result(args, sd_path, accelerator, model, adapter):
         if args.export_released:
             export_released(unet, adapter, output_dir, args.dataset_name)
             print(f"In the authors' format: {output_dir}/{args.dataset_name}_mlp.pt and _unet.pt")
-        partial, target = output_dir / "adapter.partial", output_dir / "adapter"
-        adapter.half().save_pretrained(partial)
-        origin = {"sd_path": args.sd_path, "pt_path": args.pt_path, "separator": args.separator}
-        (partial / "trained_with.json").write_text(json.dumps(origin, indent=2))
-        replace_folder(partial, target)
+        target = output_dir / "adapter"
+        with write_folder_beside(target) as partial:
+            adapter.half().save_pretrained(partial)
+            origin = {"sd_path": args.sd_path, "pt_path": args.pt_path, "separator": args.separator}
+            (partial / "trained_with.json").write_text(json.dumps(origin, indent=2))
         print(f"Trained adapter: {target}. Hear it: SD_PATH={args.sd_path} PT_PATH={target} bash inference.sh")
         if args.trainable == "unet":
-            partial, target = output_dir / "pipeline.partial", output_dir / "pipeline"
+            target = output_dir / "pipeline"
             pipe = open_trained(sd_path, output_dir / "adapter", torch.float16)
             with adapter.detached(unet), pipe.adapter.detached(pipe.unet):
                 pipe.unet.load_state_dict(unet.state_dict())
-            pipe.save_pretrained(partial)
-            replace_folder(partial, target)
+            with write_folder_beside(target) as partial:
+                pipe.save_pretrained(partial)
             print(f"Trained pipeline: {target}. Hear it: SD_PATH={target} bash inference.sh")
     except OSError as error:
         raise TrainingError(

@@ -19,22 +19,13 @@ from macs import ClapEncoder, Separator
 from macs.audio import SAMPLE_RATE, SILENCE, load_clip
 from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of
 from macs.data.labels import label_texts
+from macs.files import write_folder_beside
 from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
 from macs.options import integer, number
 from macs.plots import sources_figure
 from macs.released import CheckpointError, export_separator, open_separator
-from macs.training.loop import (
-    EpochSampler,
-    Run,
-    TrainingError,
-    compared_settings,
-    finish,
-    log_figure,
-    make_accelerator,
-    replace_folder,
-    tensors_fingerprint,
-    unlock,
-)
+from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
+from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
 from macs.training.options import add_training_arguments
 
@@ -283,8 +274,8 @@ def train(args):
     # The trained model
     if accelerator.is_main_process:
         target = Path(args.output_dir) / "separator"
-        accelerator.unwrap_model(separator).save_pretrained(target.with_name("separator.partial"))
-        replace_folder(target.with_name("separator.partial"), target)
+        with write_folder_beside(target) as partial:
+            accelerator.unwrap_model(separator).save_pretrained(partial)
         print(f"Trained separator: {target}")
         if args.export_released:
             export_separator(accelerator.unwrap_model(separator), args.clap, args.export_released)

@@ -8,8 +8,8 @@ from torch import nn
 from tqdm import tqdm
 
 from macs.data.labels import read_labels
+from macs.training.accelerator import TrainingError
 from macs.training.feature_store import read_features
-from macs.training.loop import TrainingError
 
 
 class LabelHead(nn.Linear):

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 import train
 import train_separator
-from macs.training.loop import Run, TrainingError, compared_settings, make_accelerator, tensors_fingerprint, unlock
+from macs.training.accelerator import TrainingError, make_accelerator, unlock
+from macs.training.loop import Run, compared_settings, tensors_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ def test_settings_that_are_no_json_or_differ_are_refused(checkpoint, tmp_path):
 
 def test_a_second_training_with_the_same_folder_is_refused_until_the_first_ends(tmp_path):
     code = (
-        "import sys, pathlib; from macs.training.loop import lock; lock(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib; from macs.training.accelerator import lock; lock(pathlib.Path(sys.argv[1])); "
         "print('locked', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(
