@@ -23,7 +23,7 @@ class AudioProjector(nn.Module):
 
     def __init__(self, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5):
         super().__init__()
-        self.pe = nn.Parameter(0.02 * torch.randn(num_sources, embedding_dim))  # which rank a source has
+        self.pe = nn.Parameter(0.05 * torch.randn(num_sources, embedding_dim))  # which rank a source has
         self.adapter = nn.Sequential(
             nn.LayerNorm(embedding_dim),
             nn.Linear(embedding_dim, hidden_dim),
@@ -32,6 +32,10 @@ class AudioProjector(nn.Module):
             nn.Linear(hidden_dim, cross_attention_dim),
             nn.LayerNorm(cross_attention_dim),
         )
+        for module in self.adapter:
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+                nn.init.zeros_(module.bias)
 
     def forward(self, embeddings):
         """(B, k, embedding_dim), k <= M: the first k sources -> tokens (B, k, cross_attention_dim)."""

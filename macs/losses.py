@@ -67,8 +67,9 @@ def assignment_si_sdr(sources, references, eps=1e-8):
     """Zero-mean SI-SDR (Le Roux et al., 2019) of every way to share M signals out among K references.
 
     sources (B, M, T), references (B, K, T) or a sequence of K (B, T). Returns (B, K**M, K) in dB and float64: the
-    SI-SDR of each reference with the sum of the signals given to it, in the order of `assignments`. A reference given
-    nothing has about 0 dB.
+    SI-SDR of each reference with the sum of the signals given to it, in the order of `assignments`: with x the sum, t
+    the reference, a = <x, t> / (|t|² + eps), SI-SDR = 10 log10(|at|² / (|x - at|² + eps) + eps). A reference given
+    nothing has 10 log10(eps) = -80 dB, so that to leave one unexplained is never the cheapest (in 0 dB it would be).
     The waveforms are read once, for the Gram matrix of all M + K signals; the K**M sums live in that small space.
     """
     references = references.unbind(1) if isinstance(references, torch.Tensor) else tuple(references)
@@ -83,12 +84,12 @@ def assignment_si_sdr(sources, references, eps=1e-8):
     given = assignments(num_sources, len(references), gram.device).to(gram.dtype)
     estimate_energy = torch.einsum("akm,bmn,akn->bak", given, source_gram, given)
     product = torch.einsum("akm,bkm->bak", given, cross)  # <sum, reference>
-    reference_energy = gram.diagonal(dim1=1, dim2=2)[:, None, num_sources:]
+    reference_energy = gram.diagonal(dim1=1, dim2=2)[:, None, num_sources:].clamp(min=0)
 
-    scale = (product + eps) / (reference_energy + eps)
+    scale = product / (reference_energy + eps)
     target = scale**2 * reference_energy
     error = (target - 2 * scale * product + estimate_energy).clamp(min=0)
-    return 10 * torch.log10((target + eps) / (error + eps))
+    return 10 * torch.log10(target / (error + eps) + eps)
 
 
 def mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
@@ -118,12 +119,14 @@ def correlation_loss(sources, eps=1e-8):
 def si_sdr_improvement(sources, references, single=False):
     """By how many dB the best assignment of the signals comes closer to the references than the mixture does.
 
-    sources (B, M, T) that sum to the mixture, references (B, K, T), K <= M. Returns (B,), the mean over the references,
-    each of which gets at least one signal; the best assignment is the one with the greatest mean SI-SDR.
+    sources (B, M, T) that sum to the mixture, references (B, K, T). Returns (B,), the mean over the references, each of
+    which gets at least one signal; the best assignment is the one with the greatest mean SI-SDR. ValueError for K > M.
     single: instead the best single signal for each reference. Sums say nothing about copies: a source dealt out to all
     signals adds up to itself again.
     """
     num_sources, num_references = sources.shape[1], references.shape[1]
+    if num_references > num_sources:
+        raise ValueError(f"Expected a signal for each reference, got {num_sources} for {num_references} references.")
     si_sdr = assignment_si_sdr(sources, references)  # (B, K**M, K)
     count = assignments(num_sources, num_references, sources.device).sum(-1)  # (K**M, K): signals given to each
     mixture = si_sdr.masked_fill(count < num_sources, -math.inf).amax(1).mean(-1)  # all signals to each
@@ -167,15 +170,15 @@ def soft_rank(values, strength=1.0):
 
 
 def ranking_loss(similarity, eps=1e-4):
-    """1 - Spearman correlation of the signals' soft ranks with (M, ..., 1), mean over rows: L_rank.
+    """1 - Spearman correlation of the signals' soft ranks with (M, ..., 1): L_rank, a scalar.
 
-    similarity (B, M): cosine of each signal's embedding with its mixture's; signal 1 shall be the most similar. eps
-    keeps the gradient finite where all similarities are equal, as on silence.
+    similarity (B, M): cosine of each signal's embedding with its mixture's; signal 1 shall be the most similar. One
+    correlation over all B * M entries, not a mean over rows: rows of near-copies, whose soft ranks hardly differ, would
+    otherwise get much greater gradients than well separated ones. eps keeps the gradient finite where all similarities
+    are equal, as on silence.
     """
-    num_sources = similarity.shape[-1]
     ranks = soft_rank(similarity)
-    ranks = ranks - ranks.mean(-1, keepdim=True)
-    target = torch.arange(num_sources, 0, -1, device=ranks.device, dtype=ranks.dtype)
+    ranks = ranks - ranks.mean()
+    target = torch.arange(similarity.shape[-1], 0, -1, device=ranks.device, dtype=ranks.dtype).expand_as(ranks)
     target = target - target.mean()
-    spearman = (ranks * target).sum(-1) / ((ranks.square().sum(-1) + eps**2).sqrt() * target.norm())
-    return 1 - spearman.mean()
+    return 1 - (ranks * target).sum() / ((ranks.square().sum() + eps**2).sqrt() * target.norm())

@@ -69,8 +69,8 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, channels, rows, columns):
         super().__init__()
-        self.row_embed = nn.Parameter(0.02 * torch.randn(channels, rows))
-        self.col_embed = nn.Parameter(0.02 * torch.randn(channels, columns))
+        self.row_embed = nn.Parameter(0.05 * torch.randn(channels, rows))
+        self.col_embed = nn.Parameter(0.05 * torch.randn(channels, columns))
 
     def forward(self, x):
         return x + self.row_embed[:, :, None] + self.col_embed[:, None, :]
@@ -129,6 +129,9 @@ class Separator(ModelMixin, ConfigMixin):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
+            else:
+                continue
+            nn.init.zeros_(module.bias)
 
     def stft(self, waveform):
         """(B, T) -> complex (B, F, T')."""

@@ -71,6 +71,22 @@ def labels_of(paths, files):
     return [names or [] for names in found]
 
 
+def with_labels(paths, files):
+    """Those of the recordings that have labels: FSD50K is used without the others, as in the original.
+
+    files: label files that `read_labels` takes. Raises ValueError where none has labels.
+    """
+    labels = {}
+    for file in files:
+        labels |= read_labels(file)
+    kept = [path for path in paths if labels.get(path.stem)]
+    if not kept:
+        where = " and ".join(map(str, files))
+        raise ValueError(f"{where}: expected labels for the recordings in {paths[0].parent}, but there are none for any "
+                         f"of the {len(paths)}, such as {paths[0].name}.")  # fmt: skip
+    return kept
+
+
 class Clips(Dataset):
     """Random excerpts of recordings with their texts, the same for every (seed, epoch, index) whatever the workers.
 

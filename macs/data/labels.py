@@ -7,44 +7,42 @@ from pathlib import Path
 ID_COLUMNS = ("fname", "filename")
 LABEL_COLUMNS = ("labels", "event_labels")
 
-# Nodes of the AudioSet ontology that gather sounds instead of naming one, so that «The sound of <node>» tells CLAP
-# nothing. First those which ontology.json (github.com/audioset/ontology, v1) restricts as "abstract"; written from
-# knowledge of it, and for the ones among FSD50K's labels checked: none of them is one of AudioSet's 527 rated classes.
-ABSTRACT_LABELS = frozenset(
+# Labels of FSD50K that the original leaves out: nodes of the AudioSet ontology that gather sounds more than they name
+# one, so that «The sound of <node>» tells CLAP little. Its own list, so that the texts are the same.
+DROPPED_LABELS = frozenset(
     {
         "human sounds",
         "human voice",
+        "whistling",
         "respiratory sounds",
         "human locomotion",
         "digestive",
+        "hands",
+        "heart sounds and heartbeat",
+        "otoacoustic emission",
         "human group actions",
-        "sounds of things",
-        "domestic sounds and home sounds",
-        "miscellaneous sources",
-        "specific impact sounds",
-        "natural sounds",
-        "source-ambiguous sounds",
         "generic impact sounds",
         "surface contact",
         "deformable shell",
         "onomatopoeia",
+        "silence",
         "other sourceless",
-        "channel and environment and background",
-        "acoustic environment",
+        "domestic animals and pets",
+        "livestock and farm animals and working animals",
+        "wild animals",
+        "vehicle",
+        "domestic sounds and home sounds",
+        "mechanisms",
+        "tools",
+        "miscellaneous sources",
+        "specific impact sounds",
         "sound reproduction",
+        "acoustic environment",
+        "musical instrument",
         "music genre",
         "musical concepts",
         "music role",
         "music mood",
-        # and the families of its two upper levels, which are rated but are containers all the same
-        "animal",
-        "domestic animals and pets",
-        "livestock and farm animals and working animals",
-        "wild animals",
-        "music",
-        "musical instrument",
-        "vehicle",
-        "mechanisms",
     }
 )
 PADDING = "Noise"
@@ -110,14 +108,15 @@ def read_captions(path):
 
 
 def label_texts(labels, dataset_name, num_sources=6):
-    """The texts of one clip for CLAP, «The sound of <label>», padded with «Noise» to a fixed number.
+    """The texts of one clip for CLAP, «The sound of <label>», padded with the bare word «Noise» to a fixed number.
 
-    FSD50K: up to 5 labels in lower case, without abstract nodes of the AudioSet ontology. Other sets: the first
-    num_sources // 2 labels, so that the two clips of a mixture have one for each signal. Underscores become spaces.
+    FSD50K: up to 5 labels in lower case, without DROPPED_LABELS. Other sets: the first num_sources // 2 labels, so
+    that the two clips of a mixture have one for each signal. Underscores become spaces.
     """
     names = [label.replace("_", " ") for label in labels]
     count = num_sources // 2
     if dataset_name == "FSD50K":
-        names = [name for name in map(str.lower, names) if name not in ABSTRACT_LABELS]
+        names = [name for name in map(str.lower, names) if name not in DROPPED_LABELS]
         count = 5
-    return [f"The sound of {name}" for name in (names + [PADDING] * count)[:count]]
+    texts = [f"The sound of {name}" for name in names[:count]]
+    return texts + [PADDING] * (count - len(texts))

@@ -21,9 +21,9 @@ def direct_mixit_loss(sources, mixture_1, mixture_2, eps=1e-8):
 
     def si_sdr(estimate, reference):
         estimate, reference = estimate - estimate.mean(-1, keepdim=True), reference - reference.mean(-1, keepdim=True)
-        scale = ((estimate * reference).sum(-1, keepdim=True) + eps) / (reference.square().sum(-1, keepdim=True) + eps)
+        scale = (estimate * reference).sum(-1, keepdim=True) / (reference.square().sum(-1, keepdim=True) + eps)
         target = scale * reference
-        return 10 * torch.log10((target.square().sum(-1) + eps) / ((target - estimate).square().sum(-1) + eps))
+        return 10 * torch.log10(target.square().sum(-1) / ((estimate - target).square().sum(-1) + eps) + eps)
 
     losses = []
     for chosen in itertools.product((1.0, 0.0), repeat=sources.shape[1]):
