@@ -33,6 +33,7 @@ def parse_args():
         metavar="FILE_OR_FOLDER",
         help="recordings; a name that begins with - needs ./ before it",
     )
+    parser.add_argument("--recursive", action="store_true", help="take the recordings in folders below, too")
     parser.add_argument(
         "--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio"
     )
@@ -82,7 +83,7 @@ def parse_args():
 
 def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
-    from macs.audio import AUDIO_SUFFIXES
+    from macs.audio import find_recordings
 
     paths, problems = [], []
     if not args.data_dir:
@@ -98,9 +99,8 @@ def find_clips(args):
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES)
-            if not files:
-                problems.append(f"{path}: no recordings in this folder ({', '.join(AUDIO_SUFFIXES)})")
+            files, unreadable = find_recordings(path, args.recursive)
+            problems += unreadable
         elif not path.exists():
             problems.append(f"{path}: no such file or folder")
             continue
