@@ -31,6 +31,7 @@ def parse_args(arguments=None):
     add = parser.add_argument_group("recordings").add_argument
     names = "recordings; a name that begins with - needs ./ before it"
     add("--audio", nargs="+", default=[], metavar="FILE_OR_FOLDER", help=names)
+    add("--recursive", action="store_true", help="take the recordings in the folders below, too")
     add("--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio")
     add("--data_set", default="test", help="train or test, under --data_dir")
     add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
@@ -69,8 +70,7 @@ def parse_args(arguments=None):
 
 def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
-    from macs.audio import AUDIO_SUFFIXES
-    from macs.files import visible_files
+    from macs.audio import find_recordings
 
     paths, problems = [Path(path) for path in args.audio], []
     if args.data_dir:
@@ -83,9 +83,8 @@ def find_clips(args):
         if not path.exists():
             problems.append(f"{path}: no such file or folder")
             continue
-        files = visible_files(path, AUDIO_SUFFIXES) if path.is_dir() else [path]
-        if not files:
-            problems.append(f"{path}: no recordings in this folder ({', '.join(AUDIO_SUFFIXES)})")
+        files, unreadable = find_recordings(path, args.recursive) if path.is_dir() else ([path], [])
+        problems += unreadable
         for file in files:
             if clips.setdefault(file.stem, file) != file:
                 problems.append(f"{file}: would overwrite the image of {clips[file.stem]}; rename one of them")

@@ -1,7 +1,5 @@
 """MACSPipeline: sound in, picture out. Stable Diffusion's pipeline with what comes before it: separation and CLAP."""
 
-from pathlib import Path
-
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -9,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 import macs.adapter
 import macs.clap
 import macs.separator  # noqa: F401
-from macs.audio import fit_length, load_clip
+from macs.audio import fit_length, to_waveforms
 from macs.released import open_released
 
 
@@ -89,23 +87,10 @@ class MACSPipeline(StableDiffusionPipeline):
     def prepare_audio(self, audio):
         """Clips -> waveforms (B, T) at 16 kHz, T the separator's length (8 s).
 
-        audio: one clip or a list of them. A path is read, resampled, and cut to its loudest 8 s. An array or tensor
-        (T,) or (B, T) is taken as 16 kHz mono. Shorter ones are zero-padded. Raises AudioError, ValueError.
+        audio: one clip or a list of them: paths, arrays or tensors at 16 kHz, (rate, samples), {"array",
+        "sampling_rate"}. All forms, and what becomes of them: `macs.audio.to_waveforms`. Raises AudioError (ValueError).
         """
-        num_samples = self.separator.config.num_samples
-        clips = audio if isinstance(audio, (list, tuple)) else [audio]
-        waveforms = []
-        for clip in clips:
-            if isinstance(clip, (str, Path)):
-                clip = load_clip(clip, num_samples=num_samples)
-            clip = torch.atleast_2d(torch.as_tensor(clip, dtype=torch.float32))
-            if clip.ndim != 2 or not 0 < clip.shape[1] <= num_samples:
-                raise ValueError(
-                    f"expected audio of shape (T,) or (B, T) at 16 kHz with 0 < T <= {num_samples} samples, but got "
-                    f"{tuple(clip.shape)}; cut longer recordings (macs.audio.load_clip does) or pass their paths"
-                )
-            waveforms.append(fit_length(clip, num_samples))
-        return torch.cat(waveforms).to(self._execution_device)
+        return to_waveforms(audio, self.separator.config.num_samples).to(self._execution_device)
 
     @torch.no_grad()
     def separate(self, waveforms):

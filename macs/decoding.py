@@ -1,0 +1,299 @@
+"""Decoding: the samples of any recording in blocks, and which files of a folder are recordings.
+
+libsndfile decodes what it can (wav, flac, ogg, mp3, ...): it is the faster one and seeks exactly. FFmpeg, through PyAV,
+takes what libsndfile refuses (m4a, mp4, webm, wma, ...) and what it gets wrong: broken files, and lengths that a header
+only estimates.
+"""
+
+import mimetypes
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".oga", ".m4a", ".m4b", ".aac", ".mp2", ".wma",
+    ".au", ".snd", ".caf", ".w64", ".rf64", ".amr", ".weba", ".mka", ".ac3", ".wv", ".ape", ".tta",
+)  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".3gp", ".3g2", ".avi", ".wmv", ".mpg", ".mpeg", ".flv")
+# What FFmpeg may take a file for: no playlists and scripts (hls, concat, ...), which open other files and addresses
+FFMPEG_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,voc,w64,wav,wv"
+)
+MIN_RATE, MAX_RATE = 100, 4_000_000  # Hz; below and above them a header is broken, and resampling takes for ever
+MAX_CHANNELS = 64
+UNKNOWN_LENGTH = 2**40  # frames; libsndfile says 2**63 - 1 where it does not know
+MP3_SLACK = 4 * 1152  # samples of padding that an mp3 without broken parts may have, all decoders together
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used; the message names the file, what came and what to do."""
+
+
+class _Doubt(Exception):
+    """libsndfile's answer about a file may be wrong."""
+
+
+class SoundFileDecoder:
+    """A recording through libsndfile. `rate` in Hz, `channels`, `frames`: the length that its header says.
+
+    `end` is the length in frames once the last block has come.
+    """
+
+    def __init__(self, path):
+        # bytes, as names that are not UTF-8 cannot be encoded otherwise
+        self._path = path
+        self._file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
+        self.rate, self.channels, self.frames = self._file.samplerate, self._file.channels, self._file.frames
+        self._is_mpeg = self._file.format in ("MPEG", "MP3") or "MPEG" in self._file.subtype
+        if not self._file.seekable() or not 0 < self.frames < UNKNOWN_LENGTH:
+            raise _Doubt
+
+    def blocks(self, first, size):
+        """Yields (size, channels) float32 from frame `first` to the end; the last block is shorter."""
+        if first < self.frames:
+            self._file.seek(first)
+            position = first
+            while len(block := self._file.read(size, dtype="float32", always_2d=True)):
+                position += len(block)
+                yield block
+            if position < self.frames:
+                raise _Doubt
+        self._check_mpeg_length()
+        self.end = self.frames
+
+    def length(self):
+        """Length in frames. That of PCM follows from the file's size; a compressed one may be cut off."""
+        self._check_mpeg_length()
+        if not self._file.subtype.startswith(("PCM", "FLOAT", "DOUBLE")) or self._file.format == "FLAC":
+            self._file.seek(self.frames - 1)
+            if len(self._file.read(1, dtype="float32", always_2d=True)) == 0:
+                raise _Doubt
+        return self.frames
+
+    def _check_mpeg_length(self):
+        # From the bit rate of its beginning, or from a header that tells nothing of what was appended or cut off
+        if self._is_mpeg and not -MP3_SLACK <= _count_packets(self._path, self.rate) - self.frames <= MP3_SLACK:
+            raise _Doubt
+
+    def close(self):
+        self._file.close()
+
+
+class FFmpegDecoder:
+    """A recording, or the sound of a video, through FFmpeg; interface as of `SoundFileDecoder`, `frames` is None.
+
+    It decodes from the beginning whatever the first frame wanted: the positions that files tell are rounded or
+    estimated. Packets that are broken are skipped, with a warning.
+    """
+
+    frames = None
+
+    def __init__(self, path):
+        self._path = path
+        packets = self._decode()
+        first = next(packets, None)
+        packets.close()
+        if first is None:
+            raise AudioError(f"{path}: the file holds 0 samples; record or download it again")
+        self.rate, block = first
+        self.channels = block.shape[1]
+
+    def _decode(self):
+        """Yields (rate, samples (T, channels)) of one packet after the other."""
+        import av
+
+        good = broken = 0
+        with _open_container(self._path) as container:
+            for packet in _packets(container):
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    broken += packet.size > 0
+                    continue
+                for frame in frames:
+                    good += 1
+                    samples = frame.to_ndarray()
+                    if not frame.format.is_planar:
+                        samples = samples.reshape(-1, frame.layout.nb_channels).T
+                    yield frame.sample_rate, scale(samples).T
+        if broken > good:
+            raise AudioError(f"{self._path}: {broken} of {broken + good} packets cannot be decoded; is it audio?")
+        if broken:
+            warnings.warn(f"{self._path}: {broken} of {broken + good} packets are broken and left out", stacklevel=1)
+
+    def blocks(self, first, size):
+        """Yields (size, channels) float32 from frame `first` to the end; the last block is shorter."""
+        self.end = 0
+        pending, held = [], 0
+        for rate, samples in self._decode():
+            if rate != self.rate:
+                raise AudioError(
+                    f"{self._path}: the sample rate changes from {self.rate} to {rate} Hz at "
+                    f"{self.end / self.rate:.1f} s; convert it, for instance with: ffmpeg -i INPUT OUTPUT.wav"
+                )
+            if samples.shape[1] != self.channels:
+                samples = np.repeat(samples.mean(axis=1, keepdims=True), self.channels, axis=1)
+            skipped = max(0, first - self.end)
+            self.end += len(samples)
+            samples = samples[skipped:]
+            if len(samples) == 0:
+                continue
+            pending.append(samples)
+            held += len(samples)
+            if held >= size:
+                joined = np.concatenate(pending)
+                whole = held - held % size
+                yield from (joined[i : i + size] for i in range(0, whole, size))
+                pending, held = [joined[whole:]], held - whole
+        if held:
+            yield np.concatenate(pending)
+
+    def length(self):
+        """Length in frames, by decoding all of it."""
+        for _ in self.blocks(0, self.rate):
+            pass
+        return self.end
+
+    def close(self):
+        pass
+
+
+def decode(path, work):
+    """`work(decoder)` with the first decoder that can be trusted with the file. Every fault is an AudioError."""
+    try:
+        _check_file(path)
+        reason = "broken"
+        try:
+            return _with_decoder(SoundFileDecoder, path, work)
+        except AudioError:
+            raise
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.strip().rstrip(".")
+        except (_Doubt, soundfile.SoundFileError, TypeError):  # a TypeError: headerless samples, by the name's suffix
+            pass
+        import av
+
+        try:
+            return _with_decoder(FFmpegDecoder, path, work)
+        except av.error.FFmpegError as error:
+            raise AudioError(
+                f"{path}: expected audio (wav, flac, ogg, mp3, m4a, ...) or a video with sound, but it cannot be "
+                f"decoded (libsndfile: {reason}; FFmpeg: {error.strerror}); convert it, for instance with: "
+                "ffmpeg -i INPUT OUTPUT.wav"
+            ) from None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+
+
+def _check_file(path):
+    if not Path(path).is_file():
+        raise AudioError(f"{path}: no such audio file")
+    if Path(path).stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes); record or download it again")
+    with open(path, "rb"):  # libsndfile does not say why
+        pass
+
+
+def _with_decoder(decoder_class, path, work):
+    decoder = decoder_class(path)
+    try:
+        if not MIN_RATE <= decoder.rate <= MAX_RATE:
+            raise AudioError(f"{path}: expected a sample rate from {MIN_RATE} to {MAX_RATE} Hz, but got {decoder.rate}")
+        if decoder.channels > MAX_CHANNELS:
+            raise AudioError(f"{path}: expected at most {MAX_CHANNELS} channels, but got {decoder.channels}")
+        return work(decoder)
+    finally:
+        decoder.close()
+
+
+@contextmanager
+def _open_container(path):
+    """FFmpeg's view of a file. Opened here: for FFmpeg a name like `a:b` is an address."""
+    import av
+
+    options = {"format_whitelist": FFMPEG_FORMATS}
+    with open(path, "rb") as file, av.open(file, options=options, metadata_errors="ignore") as container:
+        if not container.streams.audio:
+            raise AudioError(f"{path}: there is no sound in this file; expected audio or a video with sound")
+        yield container
+
+
+def _packets(container):
+    """The packets of the (best) audio stream, to where the file ends or breaks off."""
+    import av
+
+    packets = container.demux(container.streams.best("audio") or container.streams.audio[0])
+    while True:
+        try:
+            yield next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+
+
+def _count_packets(path, rate):
+    """Length in frames of an mp3 from its packets, without decoding them."""
+    import av
+
+    try:
+        with _open_container(path) as container:
+            base = container.streams.audio[0].time_base
+            return round(sum(packet.duration or 0 for packet in _packets(container)) * base * rate)
+    except av.error.FFmpegError:
+        raise _Doubt from None
+
+
+def scale(samples):
+    """An array of samples as float32, integers of 8, 16 or 32 bits scaled to [-1, 1). Raises TypeError: others."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype in (np.int8, np.int16, np.int32):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    raise TypeError(f"expected samples as float, int16, int32 or uint8, but got {samples.dtype}")
+
+
+def find_recordings(folder, recursive=False):
+    """The recordings in a folder, sorted by path: ([paths], [problems]).
+
+    A recording is what has a suffix of audio or video, or no suffix of another kind and sound inside. Hidden files and
+    folders are skipped; `recursive` takes those in folders below it too. A folder that cannot be read, or that holds
+    no recordings, is a problem, a line that names it.
+    """
+    folder = Path(folder)
+    problems = []
+    files = []
+    for root, folders, names in os.walk(folder, onerror=lambda error: problems.append(
+        f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions"
+    )):  # fmt: skip
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        files += [Path(root, name) for name in names if not name.startswith(".")]
+    paths = sorted(path for path in files if is_recording(path))
+    if not paths and not problems:
+        below = "" if recursive else " (folders below it are taken with --recursive)"
+        problems.append(f"{folder}: no recordings in this folder{below}; expected audio or videos, such as "
+                        f"{', '.join(AUDIO_SUFFIXES[:5])}")  # fmt: skip
+    return paths, problems
+
+
+# The table of Python itself: that of the system differs from machine to machine
+_KNOWN_TYPES = mimetypes.MimeTypes()
+
+
+def is_recording(path):
+    """Whether a file is a recording by its suffix or, if that tells nothing, by its content."""
+    suffix = path.suffix.lower()
+    if suffix in AUDIO_SUFFIXES + VIDEO_SUFFIXES:
+        return True
+    known = _KNOWN_TYPES.guess_type(f"a{suffix}")[0]
+    if known and not known.startswith(("audio/", "video/")):
+        return False
+    try:
+        decode(path, lambda decoder: next(decoder.blocks(0, 1), None))
+        return True
+    except AudioError:
+        return False
