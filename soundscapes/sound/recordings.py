@@ -51,9 +51,9 @@ def label_of(row):
 class Recordings:
     """The recordings of one split, by class.
 
-    labels: the world's classes there are recordings of, and NOISE if there are any of other sounds. shares {label: share}:
-    so many of the scenes' sources are recordings, the others recipes: `share`, but less of a class with few sources, a
-    fifth of it of a single one, or else that one would be learnt by heart. Raises AudioError: a folder without the csv,
+    labels: the world's classes there are recordings of, and NOISE if there are any of other sounds. shares
+    {label: float}: how many of the scenes' sources are recordings, not recipes: about `share`, but less of a class
+    with few sources, or else these would be learnt by heart. Raises AudioError: a folder without the csv,
     a row that cannot be right, no recording of that split.
     """
 
