@@ -45,9 +45,10 @@ BLANKET = {
     "waves": ("sea", "https://freesound.org/people/Luftrum/sounds/48412/", "Luftrum", "CC BY"),
     "wind": ("wind", "https://freesound.org/people/felix.blume/sounds/217506/", "felix.blume", "CC0"),
 }
+UNKNOWN = ("", "", "not said anywhere")  # source, author and licence of a clip without credit
 FREE = re.compile(r"CC0|CC.BY( \d.*)?|MIT\b.*|public domain", re.I)
 CREDIT = re.compile(
-    r"\[([\w-]+)\.(?:ogg|wav)\].*?derived from \[?(.*?)\]? ?\((http\S*)\) by \*?(.*?)\*? [(\[]+(.*?)\]", re.I
+    r"\[([\w-]+)\.(?:ogg|wav)\].*?derived from \[?(.*?)\]? ?\((http\S*)\) by \*?(.*?)\*? [(\[]+(CC.*?)\]", re.I
 )
 
 
@@ -64,14 +65,14 @@ def esc50(folder):
             if entry["esc10"] == "True":
                 clip = entry["filename"].rsplit("-", 1)[0].lower()
                 path = folder / "audio" / entry["filename"]
-                yield path, ESC10[int(entry["target"])][1], f"fold{entry['fold']}", *licences[clip]
+                yield path, ESC10[int(entry["target"])][1], f"fold{entry['fold']}", *licences.get(clip, UNKNOWN)
 
 
 def esc10(folder):
     licences = credits(folder / "LICENSES.md")
     for directory, label in ESC10.values():
         for path in sorted((folder / directory).glob("*.ogg")):
-            yield path, label, f"fold{path.name[0]}", *licences[path.stem.lower()]
+            yield path, label, f"fold{path.name[0]}", *licences.get(path.stem.lower(), UNKNOWN)
 
 
 def blanket(folder):

@@ -172,26 +172,27 @@ def write_wav(path, samples):
     soundfile.write(path, (samples * 32768).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _numbered_scene(split, index, seed, max_sources):
-    return make_scene(split, index, seed, max_sources and 1 + index % max_sources)
+def _numbered_scene(split, index, seed, max_sources, recordings=None):
+    return make_scene(split, index, seed, max_sources and 1 + index % max_sources, recordings=recordings)
 
 
-def _write_number(split, folder, seed, stems, max_sources, index):
-    write_scene(_numbered_scene(split, index, seed, max_sources), folder, stems)
+def _write_number(split, folder, seed, stems, max_sources, recordings, index):
+    write_scene(_numbered_scene(split, index, seed, max_sources, recordings), folder, stems)
 
 
 def write_soundscapes(
-    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None
+    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None, recordings=None
 ):
     """Writes {split: number of scenes} as DATA_DIR/<dataset_name>/{split}/{audio,image} with their labels.
 
-    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn. <dataset_name>.csv (filename,
+    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn; with recordings (of a split that
+    befits the scenes') some of their sources are real. <dataset_name>.csv (filename,
     event_labels) and captions.csv (filename, caption) list the scenes of this call. Called again it makes only what is
     missing.
     """
     root = Path(data_dir) / dataset_name
     for split, count in counts.items():
-        write = partial(_write_number, split, root / split, seed, stems, max_sources)
+        write = partial(_write_number, split, root / split, seed, stems, max_sources, recordings)
         process_map(write, range(count), max_workers=max(1, num_workers), chunksize=1, desc=f"{split} scenes")
     scenes = [
         _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)
