@@ -65,8 +65,8 @@ def test_a_room_decays_after_the_sound():
         heard = module.reverberate(click, np.random.default_rng(seed))
         assert not np.abs(heard[: RATE // 2]).max() > 1e-5 and heard[RATE // 2] == pytest.approx(1, abs=1e-5)
         tail = heard[RATE // 2 + 1 :]
-        early, late = (np.sum(part**2) for part in (tail[: RATE // 4], tail[-RATE // 4 :]))
-        assert early > 0 and late < 1e-2 * early
+        early, late = np.array_split(tail[: np.flatnonzero(np.abs(tail) > 1e-7)[-1]], 2)
+        assert np.sum(early**2) > 100 * np.sum(late**2) > 0  # 30 dB in half of the time in which it falls by 60
 
 
 def test_bands_are_those_of_telephones_low_rates_and_small_loudspeakers():
@@ -75,9 +75,11 @@ def test_bands_are_those_of_telephones_low_rates_and_small_loudspeakers():
                      ((30, 90), (1000, 1500), (7500, 8000))])  # fmt: skip
     assert np.abs(lost[1]).max() < 0.1  # the middle passes
     telephone = (lost[0] > 30) & (lost[2] > 30)
-    assert telephone.any() and (lost[0] < 0.1).any() and ((lost[0] > 10) & (lost[2] < 12)).any()
+    assert (lost[0] < 0.1).any() and ((lost[0] > 10) & (lost[2] < 12)).any()
+    assert telephone.any()
     line = heard[int(np.flatnonzero(telephone)[0])]
     assert abs(decibels(line, 320, 3300) - decibels(white(), 320, 3300)) < 0.1
+    assert decibels(line, 4300, 5300) < decibels(white(), 4300, 5300) - 30
 
 
 def test_equalisation_stays_within_twelve_decibels():
