@@ -1,7 +1,8 @@
 """Soundscapes: a synthetic world of paired sounds and pictures, made where it is needed, without any download.
 
 A scene is one to three sources at varying levels (at most one ambience, which makes the picture's background), heard
-as a mixture with its stems, seen as a painting, named by labels and a caption. It depends on (split, index, seed) only.
+as a mixture with its stems, seen as a painting, named by labels and a caption. It depends on (split, index, seed) only,
+and on the recordings, where some take the place of synthesised sources.
 """
 
 import csv
@@ -16,6 +17,7 @@ from tqdm.contrib.concurrent import process_map
 from macs.files import write_beside
 from soundscapes.paint.landscapes import paint
 from soundscapes.sound.recipes import AMBIENCES, EVENTS, synthesise
+from soundscapes.sound.recordings import Recordings
 from soundscapes.sound.synthesis import SAMPLE_RATE
 
 CLASSES = [*AMBIENCES, *EVENTS]
@@ -58,6 +60,7 @@ class Scene:
     labels: list[str]
     caption: str
     sample_rate: int = SAMPLE_RATE
+    recordings: Recordings | None = None
 
     @cached_property
     def stems(self):
@@ -65,7 +68,7 @@ class Scene:
 
         Their values lie on the grid of 16-bit samples, so that wav files hold them without loss.
         """
-        stems = np.stack([synthesise(name, _rng(self, 1, place)) for place, name in enumerate(self.labels)])
+        stems = np.stack([_source(self, place, name) for place, name in enumerate(self.labels)])
         rng = _rng(self, 2)
         stems *= 10 ** (rng.uniform(-6, 0, (len(stems), 1)).astype(np.float32) / 20)
         mixture = stems.sum(0)
@@ -98,15 +101,24 @@ def _rng(scene, *purpose):
     return np.random.default_rng([SPLITS[scene.split], scene.index, scene.seed, *purpose])
 
 
-def make_scene(split, index, seed=0, num_sources=None, labels=None):
+def _source(scene, place, name):
+    """A source (128000,): a recording with the probability of their share, else synthesised."""
+    rng = _rng(scene, 4, place)
+    if scene.recordings and rng.random() < scene.recordings.shares.get(name, 0):
+        return scene.recordings.excerpt(name, rng)
+    return synthesise(name, _rng(scene, 1, place))
+
+
+def make_scene(split, index, seed=0, num_sources=None, labels=None, recordings=None):
     """Scene number `index` (from 0) of a split: "train", "val", "test" or "demo".
 
     num_sources: 1, 2 or 3; drawn if None. labels: the sources themselves, a list of CLASSES, in place of drawn ones.
+    recordings: Recordings, which some of the sources are drawn from; labels, caption and picture stay the same.
     ValueError where a split or label is unknown, or where the labels hold two ambiences.
     """
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r} of the soundscapes: choose one of {', '.join(SPLITS)}.")
-    scene = Scene(split, index, seed, [], "")
+    scene = Scene(split, index, seed, [], "", recordings=recordings)
     rng = _rng(scene, 0)
     drawn = int(rng.integers(1, 4))
     order = rng.permutation(CLASSES).tolist()
@@ -163,26 +175,27 @@ def write_wav(path, samples):
     soundfile.write(path, (samples * 32768).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _numbered_scene(split, index, seed, max_sources):
-    return make_scene(split, index, seed, max_sources and 1 + index % max_sources)
+def _numbered_scene(split, index, seed, max_sources, recordings=None):
+    return make_scene(split, index, seed, max_sources and 1 + index % max_sources, recordings=recordings)
 
 
-def _write_number(split, folder, seed, stems, max_sources, index):
-    write_scene(_numbered_scene(split, index, seed, max_sources), folder, stems)
+def _write_number(split, folder, seed, stems, max_sources, recordings, index):
+    write_scene(_numbered_scene(split, index, seed, max_sources, recordings), folder, stems)
 
 
 def write_soundscapes(
-    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None
+    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None, recordings=None
 ):
     """Writes {split: number of scenes} as DATA_DIR/<dataset_name>/{split}/{audio,image} with their labels.
 
-    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn. <dataset_name>.csv (filename,
+    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn; with recordings (of a split that
+    befits the scenes') some of their sources are real. <dataset_name>.csv (filename,
     event_labels) and captions.csv (filename, caption) list the scenes of this call. Called again it makes only what is
     missing.
     """
     root = Path(data_dir) / dataset_name
     for split, count in counts.items():
-        write = partial(_write_number, split, root / split, seed, stems, max_sources)
+        write = partial(_write_number, split, root / split, seed, stems, max_sources, recordings)
         process_map(write, range(count), max_workers=max(1, num_workers), chunksize=1, desc=f"{split} scenes")
     scenes = [
         _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)

