@@ -28,7 +28,7 @@ def add_training_arguments(parser, *, epochs, lr, batch_size, gradient_accumulat
     parser.add_argument("--gradient_accumulation_steps", type=int, default=gradient_accumulation_steps)
     parser.add_argument(
         "--scheduler", default="cosine", choices=[kind.value for kind in SchedulerType],
-        help=f"learning rate schedule; the first {WARMUP:.0%} of the steps warm up",
+        help=f"learning rate schedule; the first {WARMUP:.0%}% of the steps warm up",
     )  # fmt: skip
     parser.add_argument(
         "--mixed_precision", choices=["no", "fp16", "bf16"], help="default: as accelerate is configured, else no"
