@@ -20,7 +20,7 @@ def add_training_arguments(parser, *, epochs, lr, batch_size, gradient_accumulat
         "--scheduler",
         default="cosine",
         choices=[kind.value for kind in SchedulerType],
-        help=f"learning rate schedule; the first {WARMUP:.0%} of the steps warm up",
+        help=f"learning rate schedule; the first {WARMUP:.0%}% of the steps warm up",
     )
     parser.add_argument(
         "--mixed_precision", choices=["no", "fp16", "bf16"], help="default: as accelerate is configured, else no"
