@@ -82,8 +82,8 @@ def with_labels(paths, files):
     kept = [path for path in paths if labels.get(path.stem)]
     if not kept:
         where = " and ".join(map(str, files))
-        raise ValueError(f"{where}: expected labels for the recordings in {paths[0].parent}, but there are none for any "
-                         f"of the {len(paths)}, such as {paths[0].name}.")  # fmt: skip
+        raise ValueError(f"{where}: expected labels for the recordings in {paths[0].parent}, but none of the "
+                         f"{len(paths)} has any, such as {paths[0].name}.")  # fmt: skip
     return kept
 
 

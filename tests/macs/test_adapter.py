@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 
 from conftest import REFERENCE, stock_unet
 from macs import AudioAdapter
-from macs.adapter import cross_attention_sizes
+from macs.adapter import AudioProjector, cross_attention_sizes
 
 
 @torch.no_grad()
@@ -48,6 +48,18 @@ def test_scale_zero_is_the_stock_unet_exactly(generator_reference):
     assert torch.equal(unet(*inputs, added_cond_kwargs=condition).sample, stock)
     adapter.detach(unet)
     assert torch.equal(unet(*inputs).sample, stock)
+
+
+def test_the_projector_starts_with_xavier_normal_weights_and_biases_of_zero():
+    torch.manual_seed(0)
+    projector = AudioProjector()
+    assert projector.pe.std().item() == pytest.approx(0.05, rel=0.05)
+    linears = [module for module in projector.adapter if isinstance(module, torch.nn.Linear)]
+    assert len(linears) == 2
+    for linear in linears:
+        assert linear.weight.std().item() == pytest.approx((2 / sum(linear.weight.shape)) ** 0.5, rel=0.02)
+        assert linear.weight.abs().max() > 4 * linear.weight.std()  # a normal distribution, not a uniform one
+        assert not linear.bias.any()
 
 
 def test_keys_and_values_start_as_the_texts():

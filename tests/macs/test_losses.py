@@ -20,12 +20,65 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def si_sdr(estimate, reference, eps=1e-8):
-    """Zero-mean SI-SDR of waveforms (..., T) by its definition."""
-    estimate, reference = estimate - estimate.mean(-1, keepdim=True), reference - reference.mean(-1, keepdim=True)
-    scale = ((estimate * reference).sum(-1, keepdim=True) + eps) / (reference.square().sum(-1, keepdim=True) + eps)
-    target = scale * reference
-    return 10 * torch.log10((target.square().sum(-1) + eps) / ((target - estimate).square().sum(-1) + eps))
+def si_sdr(x, t, eps=1e-8):
+    """Zero-mean SI-SDR of waveforms (..., T), written down from the paper's formula; x is measured by t."""
+    x, t = x - x.mean(-1, keepdim=True), t - t.mean(-1, keepdim=True)
+    alpha = (x * t).sum(-1, keepdim=True) / ((t**2).sum(-1, keepdim=True) + eps)
+    signal, error = ((alpha * t) ** 2).sum(-1), ((x - alpha * t) ** 2).sum(-1)
+    return 10 * torch.log10(signal / (error + eps) + eps)
+
+
+def enumerated_mixit(sources, mixture_1, mixture_2):
+    """MixIT by its definition: the least of 2**M - 1 assignments, mean over the batch, in float64."""
+    losses = []
+    for first in itertools.product((True, False), repeat=sources.shape[1]):
+        if any(first):
+            first = torch.tensor(first)
+            sum_1, sum_2 = sources[:, first].sum(1), sources[:, ~first].sum(1)
+            losses.append(-si_sdr(sum_1, mixture_1) - si_sdr(sum_2, mixture_2))
+    return torch.stack(losses).min(0).values.mean()
+
+
+def with_gradient(loss, sources, *mixtures):
+    sources = sources.clone().requires_grad_()
+    value = loss(sources, *mixtures)
+    (gradient,) = torch.autograd.grad(value, sources)
+    return value.item(), gradient.double()
+
+
+def mixit_case(name, num_sources):
+    """sources (2, M, T), mixture_1, mixture_2 (2, T), float64."""
+    clips = randn(2, 2, 9000, seed=1)
+    if name == "separated":
+        sources = clips[:, torch.arange(num_sources) % 2] / num_sources + 0.05 * randn(2, num_sources, 9000, seed=2)
+        return sources, *clips.unbind(1)
+    loud, quiet = clips[:, 0], clips[:, 1] / 5
+    if name == "a silent clip":
+        quiet = torch.zeros_like(quiet)
+    share = 1 / num_sources + 1e-3 * randn(2, num_sources, 1, seed=3)
+    sources = share * (loud + quiet)[:, None] + 1e-3 * randn(2, num_sources, 9000, seed=4)
+    return (sources, quiet, loud) if name == "the quiet clip first" else (sources, loud, quiet)
+
+
+@pytest.mark.parametrize("num_sources", [1, 2, 8])
+@pytest.mark.parametrize("name", ["separated", "near-copies", "the quiet clip first", "a silent clip"])
+def test_mixit_and_its_gradient_equal_enumeration(name, num_sources):
+    case = mixit_case(name, num_sources)
+    expected, expected_gradient = with_gradient(enumerated_mixit, *case)
+    assert expected_gradient.norm() > 0.1  # there is something to learn
+    for dtype in (torch.float64, torch.float32):
+        loss, gradient = with_gradient(mixit_loss, *[part.to(dtype) for part in case])
+        assert loss == pytest.approx(expected, abs=1e-2)
+        assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
+
+
+def test_to_leave_a_clip_unexplained_costs_80_db_and_is_not_chosen_for_near_copies():
+    sources, loud, quiet = mixit_case("near-copies", 6)
+    si_sdr_of_all = assignment_si_sdr(sources, [loud, quiet])
+    all_to_the_loud = -si_sdr_of_all[:, 0].sum(-1)
+    assert torch.allclose(all_to_the_loud, 80 - si_sdr(sources.sum(1), loud), atol=1e-6)
+    assert (si_sdr_of_all[:, :-1].sum(-1).argmax(1) > 0).all()
+    assert mixit_loss(sources, loud, quiet) < all_to_the_loud.mean() - 15
 
 
 def test_mixit_equals_the_reference_with_its_gradient(reference):
@@ -61,13 +114,11 @@ def test_a_well_separated_mixture_keeps_its_precision_in_float32():
 
 
 def test_mixit_never_leaves_the_first_mixture_without_a_signal():
-    mixture = randn(1, 1000)
-    sources = torch.stack([mixture, torch.zeros_like(mixture)], dim=1)
-    # all to mixture 2 would give the silent mixture 1 nothing, which is perfect for it, and mixture 2 all it needs
-    perfect = -si_sdr(mixture, mixture) - si_sdr(torch.zeros(1, 1000), torch.zeros(1, 1000))
-    loss = mixit_loss(sources[:, :1], torch.zeros_like(mixture), mixture)
-    assert loss > perfect.item() + 50
-    assert mixit_loss(sources[:, :1], mixture, torch.zeros_like(mixture)).item() == pytest.approx(perfect.item())
+    mixture, nothing = randn(1, 1000), torch.zeros(1, 1000)
+    # the one signal is mixture 2 itself, but it has to go to the silent mixture 1, which leaves both at -80 dB
+    assert mixit_loss(mixture[:, None], nothing, mixture).item() == pytest.approx(160)
+    perfect = -si_sdr(mixture, mixture) + 80
+    assert mixit_loss(mixture[:, None], mixture, nothing).item() == pytest.approx(perfect.item())
 
 
 def test_correlation_of_copies_of_exclusive_and_of_cancelling_signals():
@@ -98,10 +149,23 @@ def test_contrastive_loss_takes_any_number_of_texts_and_trains_its_scale():
     assert scale.grad.abs() > 0
 
 
-def test_ranking_loss_equals_the_reference_row_by_row(reference):
+def test_ranking_loss_equals_the_reference_with_its_gradient(reference):
+    similarity = reference["similarity"].clone().requires_grad_()
+    loss = ranking_loss(similarity)
+    loss.backward()
+    assert loss.item() == pytest.approx(reference["rank_batch"].item(), abs=1e-5)
+    assert (similarity.grad - reference["rank_grad"]).norm() < 1e-3 * reference["rank_grad"].norm()
     for row, expected in zip(reference["similarity"], reference["rank_each"], strict=True):
-        assert ranking_loss(row[None]).item() == pytest.approx(expected.item(), abs=2e-6)
-    assert ranking_loss(reference["similarity"]).item() == pytest.approx(reference["rank_each"].mean().item(), abs=2e-6)
+        assert ranking_loss(row[None]).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_rows_of_near_copies_do_not_rule_the_gradient_of_the_ranking():
+    similarity = torch.tensor([[0.1, 0.3, 0.5, 0.7, 0.9, 0.8], [0.9, 0.9, 0.9, 0.9, 0.9, 0.9]], dtype=torch.float64)
+    similarity[1] += 0.01 * randn(6)
+    similarity.requires_grad_()
+    ranking_loss(similarity).backward()
+    apart, copies = similarity.grad.norm(dim=1)
+    assert copies < 10 * apart  # with a correlation for each row 62 times as much
 
 
 def test_ranking_loss_is_zero_when_the_order_is_right_and_two_when_reversed():

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from macs.audio import AudioError
-from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of
+from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of, with_labels
 from macs.training.loop import EpochSampler
 
 
@@ -117,6 +117,16 @@ def test_labels_are_found_by_name_and_by_youtube_id(tmp_path):
         assert labels_of([*paths, tmp_path / "64760.wav"], [table])[-1] == []
     with pytest.raises(ValueError, match="there is none for any of the 1, such as 64760.wav"):
         labels_of([tmp_path / "64760.wav"], [table])
+
+
+def test_recordings_without_labels_can_be_left_out(tmp_path):
+    (tmp_path / "dev.csv").write_text("fname,labels,mids\n64760,Electric_guitar,/m/02sgy\n192373,,\n")
+    (tmp_path / "eval.csv").write_text("fname,labels,mids\n37199,Rain,/m/06mb1\n175151,,\n")
+    paths = [tmp_path / f"{name}.wav" for name in ("37199", "175151", "192373", "64760", "1")]  # 1 has no row
+    files = [tmp_path / "dev.csv", tmp_path / "eval.csv"]
+    assert with_labels(paths, files) == [paths[0], paths[3]]
+    with pytest.raises(ValueError, match="none of the 2 has any, such as 175151.wav"):
+        with_labels(paths[1:3], files)
 
 
 def test_stems_belong_to_the_scene_whose_name_they_begin_with(tmp_path):
