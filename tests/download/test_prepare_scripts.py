@@ -83,9 +83,7 @@ def test_llp(run, video, tmp_path):
     root, ids = tmp_path / "data" / "LLP", {"train": "BjCEufrlXm4", "eval": "-_gaZzFfzDQ", "test": "--4gqARaEJE"}
     downloaded(root, ids.values(), video)
     # LLP-multi is without the clip of one label
-    rows = [f"{id}_20_30\tSpeech,Dog\n" for id in ids.values()] + [
-        "onelabel__1_20_30\tSpeech\n"
-    ]
+    rows = [f"{id}_20_30\tSpeech,Dog\n" for id in ids.values()] + ["onelabel__1_20_30\tSpeech\n"]
     (tmp_path / "asset" / "LLP.csv").write_text("filename\tevent_labels\n" + "".join(rows))
     for best, (split, id) in enumerate(ids.items()):
         counts = [2 if second == best else 1 for second in range(10)]
