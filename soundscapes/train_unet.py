@@ -28,6 +28,7 @@ from soundscapes.train_vae import painting
 from soundscapes.training import DEVICE, Items, save_part, train
 
 CHUNK = 500  # scenes in a file of latents
+PICTURES = 16  # of held-out captions, in rows of eight
 
 
 @torch.no_grad()
@@ -111,10 +112,10 @@ def main():
         train("unet", parts, batches, loss_of, args.steps, args.lr, output_dir, args.seed, args.bf16)
 
     # Pictures of held-out captions
-    prompts = [make_scene("val", index, args.seed).caption for index in range(16)]
+    prompts = [make_scene("val", index, args.seed).caption for index in range(PICTURES)]
     pipe.to(DEVICE)
     images = pipe(prompts, height=128, width=128, num_inference_steps=20, generator=torch.manual_seed(args.seed)).images
-    make_image_grid(images, 2, 8).save(output_dir / "unet.png")
+    make_image_grid(images, PICTURES // 8, 8).save(output_dir / "unet.png")
     for name, part in parts.items():
         save_part(part, args.model_dir, name)
     print(f"unet: see {output_dir / 'unet.png'}: " + "; ".join(prompts))

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from soundscapes.scenes import make_scene
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
+HELD_OUT = 256  # scenes of which the latents' deviation and the PSNR are taken
+
 
 def painting(split, seed, index):
     """Picture (3, 128, 128) in [-1, 1] of a scene."""
@@ -76,7 +78,7 @@ def main():
     train("vae", {"vae": vae}, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
 
     # The latents get unit variance by the scaling factor, as Stable Diffusion's 0.18215 does
-    images = torch.stack([painting("val", args.seed, index) for index in range(256)])
+    images = torch.stack([painting("val", args.seed, index) for index in range(HELD_OUT)])
     deviation, decoded = latent_statistics(vae, images)
     vae.register_to_config(scaling_factor=1 / deviation)
     save_part(vae, args.model_dir, "vae")

@@ -1,11 +1,19 @@
+import re
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from macs import Separator
+from soundscapes import train_clap, train_judge, train_unet, train_vae
 from soundscapes.judge import Judge
-from soundscapes.scenes import CLASSES, make_scene
+from soundscapes.scenes import CLASSES, PHRASES, make_scene
 from soundscapes.train_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
 from soundscapes.train_vae import painting, reconstruction_loss
 from soundscapes.training import train
@@ -56,6 +64,8 @@ def test_naming_loss_asks_for_the_names_of_all_sources():
 
 
 def test_captioned_clips_are_mixtures_and_what_a_separator_hands_on():
+    # what tells in a caption that a class is in it: its name, or its phrases such as "in the rain"
+    words = {name: "|".join([name, *phrases]) for name, phrases in PHRASES.items()}
     kinds = set()
     for index in range(90):
         clip, text, classes = captioned_clip(0, index)
@@ -63,7 +73,9 @@ def test_captioned_clips_are_mixtures_and_what_a_separator_hands_on():
         kinds.add("noise" if not classes else "mixture" if heard == len(labels) else "part")
         assert clip.shape == (128000,) and clip.dtype == torch.float32 and 0 < clip.abs().max() <= 1.01
         assert all(classes >> CLASSES.index(name) & 1 == 0 for name in set(CLASSES) - set(labels))
-        assert classes or text == "The sound of Noise"
+        named = {name for name in CLASSES if re.search(rf"\b({words[name]})\b", text, re.IGNORECASE)}
+        assert named == {name for place, name in enumerate(CLASSES) if classes >> place & 1}
+        assert (text == "The sound of Noise") == (classes == 0)
         assert index % clips_per_scene() or heard == len(labels)
     assert kinds == {"noise", "mixture", "part"}
     assert torch.equal(clip, captioned_clip(0, 89)[0])
@@ -125,3 +137,67 @@ def test_judge_names_classes_and_comes_back_from_disk(tmp_path):
     for names, logits in zip(again.recognise(images), again(images), strict=True):
         assert names == [name for name, logit in zip(CLASSES, logits, strict=True) if logit > 0]
     assert judge.features(images).shape == (3, 64)
+
+
+def run_main(module, monkeypatch, *arguments):
+    name = f"{module.__name__.rsplit('.', 1)[-1]}.py"
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments), "--num_workers", "0"])
+    module.main()
+
+
+def changed(before, after):
+    """Whether two folders hold weights of the same names with other values."""
+    before, after = (load_file(next(folder.glob("*.safetensors"))) for folder in (before, after))
+    assert before.keys() == after.keys()
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_the_vae_and_unet_in_the_models_folder_are_the_trained_ones(tiny_dir, tmp_path, monkeypatch, capsys):
+    model = shutil.copytree(tiny_dir, tmp_path / "model")
+    options = ["--model_dir", model, "--output_dir", tmp_path / "work", "--batch_size", 2]
+    monkeypatch.setattr(train_vae, "HELD_OUT", 32)
+    monkeypatch.setattr(train_unet, "PICTURES", 8)
+    run_main(train_vae, monkeypatch, *options, "--scenes", 4)
+    assert "vae: PSNR" in capsys.readouterr().out
+    vae = AutoencoderKL.from_pretrained(model, subfolder="vae")
+    images = torch.stack([painting("val", 0, index) for index in range(32)])
+    with torch.no_grad():
+        deviation = vae.encode(images).latent_dist.sample().std()
+    assert deviation * vae.config.scaling_factor == pytest.approx(1, abs=0.05)  # the UNet sees unit variance
+    assert changed(tiny_dir / "vae", model / "vae")
+
+    run_main(train_unet, monkeypatch, *options, "--scenes", 3, "--steps", 2)
+    assert changed(tiny_dir / "unet", model / "unet") and changed(tiny_dir / "text_encoder", model / "text_encoder")
+    assert Image.open(tmp_path / "work" / "unet.png").size == (8 * 128, 128)
+    assert Image.open(tmp_path / "work" / "vae.png").size == (8 * 128, 4 * 128)
+    (latents,) = (tmp_path / "work" / "latents").rglob("*.safetensors")
+    mean = vae.encode(painting("train", 0, 2)[None]).latent_dist.mean
+    torch.testing.assert_close(load_file(latents)["moments"][2, :8].float(), mean[0].detach(), atol=0.02, rtol=0.02)
+    assert not list(tmp_path.rglob(".partial*"))
+
+
+@pytest.mark.slow
+def test_the_judge_is_saved_with_the_scores_it_prints(tmp_path, monkeypatch, capsys):
+    run_main(train_judge, monkeypatch, "--output_dir", tmp_path, "--scenes", 16, "--batch_size", 4, "--held_out", 12)
+    judge = Judge.from_pretrained(tmp_path).eval()
+    scenes = [make_scene("test", index) for index in range(12)]
+    seen = judge.recognise(torch.stack([torch.from_numpy(scene.pixels) for scene in scenes]))
+    f1 = []
+    for name in CLASSES:
+        pairs = [(name in labels, name in scene.labels) for labels, scene in zip(seen, scenes, strict=True)]
+        hits, wrong = pairs.count((True, True)), pairs.count((True, False)) + pairs.count((False, True))
+        f1.append(2 * hits / (2 * hits + wrong) if hits else 0)
+    assert f"macro F1 {np.mean(f1):.4f} on 12 held-out scenes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_clap_in_the_models_folder_is_the_trained_one(tiny_dir, tmp_path, monkeypatch, capsys):
+    rain, dog = make_scene("val", 0, labels=["rain"]), make_scene("val", 0, labels=["dog"])
+    monkeypatch.setattr(train_clap, "make_scene", lambda split, index, *_, **__: (rain, dog)[index % 2])
+    model = shutil.copytree(tiny_dir, tmp_path / "model")
+    options = ["--model_dir", model, "--output_dir", tmp_path / "work", "--batch_size", 3, "--scenes", 2]
+    run_main(train_clap, monkeypatch, *options)
+    assert re.search(r"names (0|50|100)\.0% of 380 held-out sources", capsys.readouterr().out)  # two different ones
+    assert changed(tiny_dir / "clap", model / "clap")
+    assert torch.load(tmp_path / "work" / "clap.pt", weights_only=True)["done"] == 2
