@@ -108,7 +108,7 @@ def test_written_files_are_complete_and_resumable(tmp_path):
     root = tmp_path / "Soundscapes"
     with open(root / "Soundscapes.csv", newline="") as file:
         labels = {row["filename"]: row["event_labels"].split(",") for row in csv.DictReader(file)}
-    assert len(labels) == 8 and not list(root.rglob("unfinished*"))
+    assert len(labels) == 8 and not list(root.rglob(".partial*"))
     for split, count in (("train", 5), ("test", 3)):
         for index in range(count):
             scene = make_scene(split, index, seed=2)
