@@ -112,7 +112,7 @@ def find_clips(args):
 
 def image_generator(seed, name, number):
     """The noise of image `number` of a clip: the same in whatever batch, order or process it is made."""
-    digest = hashlib.sha256(os.fsencode(f"{seed}/{name}/{number}")).digest()
+    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode("utf-8", "surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -89,8 +89,10 @@ def test_arrays_of_another_rate_and_length():
 @pytest.mark.parametrize(
     "audio, words",
     [
-        ([], "empty list"), ([0.1, 0.2], "list of 2 numbers"), (np.zeros(0), r"\(0,\)"), (np.zeros((1, 2, 9)), r"\(1, 2, 9\)"),
-        (np.array([0, np.nan]), "NaN"), (np.array([0, 1e30]), "1e.30"), (np.zeros(9, np.int64), "int64"), (None, "object"),
+        ([], "empty list"), ([0.1, 0.2], "list of 2 numbers"), (np.zeros(0), r"\(0,\)"),
+        (np.zeros((1, 2, 9)), r"\(1, 2, 9\)"),
+        (np.array([0, np.nan]), "NaN"), (np.array([0, 1e30]), "1e.30"), (np.zeros(9, np.int64), "int64"),
+        (None, "object"),
         ([np.zeros((2, 99))], "clips or channels"), ((0, CLIP), "sample rate"), ((np.nan, CLIP), "sample rate"),
         (np.zeros(200000), "128000"), ({"bytes": b""}, "bytes"), ((16000, np.zeros((99, 99))), "channels"),
     ],
