@@ -114,7 +114,7 @@ def share_no_output(args, clips):
 
 def image_generator(seed, name, number):
     """The noise of image `number` of a clip: the same in whatever batch, order or process it is made."""
-    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode("utf-8", "surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -26,7 +26,8 @@ FFMPEG_FORMATS = (
 MIN_RATE, MAX_RATE = 100, 4_000_000  # Hz; below and above them a header is broken, and resampling takes for ever
 MAX_CHANNELS = 64
 UNKNOWN_LENGTH = 2**40  # frames; libsndfile says 2**63 - 1 where it does not know
-MP3_SLACK = 4 * 1152  # samples of padding that an mp3 without broken parts may have, all decoders together
+PADDING = 4 * 1152  # frames, at most, that the packets of an mp3 or ogg hold more than its sound
+MANY_PACKETS, MIN_PACKET = 5000, 16  # so many packets of fewer samples on average are damage, and take for ever
 
 
 class AudioError(ValueError):
@@ -48,7 +49,7 @@ class SoundFileDecoder:
         self._path = path
         self._file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
         self.rate, self.channels, self.frames = self._file.samplerate, self._file.channels, self._file.frames
-        self._is_mpeg = self._file.format in ("MPEG", "MP3") or "MPEG" in self._file.subtype
+        self._is_estimate = self._file.format in ("MP3", "OGG")
         if not self._file.seekable() or not 0 < self.frames < UNKNOWN_LENGTH:
             raise _Doubt
 
@@ -62,21 +63,21 @@ class SoundFileDecoder:
                 yield block
             if position < self.frames:
                 raise _Doubt
-        self._check_mpeg_length()
+        self._check_estimate()
         self.end = self.frames
 
     def length(self):
         """Length in frames. That of PCM follows from the file's size; a compressed one may be cut off."""
-        self._check_mpeg_length()
+        self._check_estimate()
         if not self._file.subtype.startswith(("PCM", "FLOAT", "DOUBLE")) or self._file.format == "FLAC":
             self._file.seek(self.frames - 1)
             if len(self._file.read(1, dtype="float32", always_2d=True)) == 0:
                 raise _Doubt
         return self.frames
 
-    def _check_mpeg_length(self):
-        # From the bit rate of its beginning, or from a header that tells nothing of what was appended or cut off
-        if self._is_mpeg and not -MP3_SLACK <= _count_packets(self._path, self.rate) - self.frames <= MP3_SLACK:
+    def _check_estimate(self):
+        # Told by the bit rate at its beginning, or a header that knows nothing of what was appended or cut off
+        if self._is_estimate and abs(_count_packets(self._path, self.rate) - self.frames) > PADDING:
             raise _Doubt
 
     def close(self):
@@ -106,16 +107,18 @@ class FFmpegDecoder:
         """Yields (rate, samples (T, channels)) of one packet after the other."""
         import av
 
-        good = broken = 0
+        good = broken = length = 0
         with _open_container(self._path) as container:
             for packet in _packets(container):
+                if good + broken > MANY_PACKETS and length < MIN_PACKET * (good + broken):
+                    raise AudioError(f"{self._path}: {good + broken} packets hold {length} samples only; it is damaged")
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
                     broken += packet.size > 0
                     continue
                 for frame in frames:
-                    good += 1
+                    good, length = good + 1, length + frame.samples
                     samples = frame.to_ndarray()
                     if not frame.format.is_planar:
                         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -235,7 +238,7 @@ def _packets(container):
 
 
 def _count_packets(path, rate):
-    """Length in frames of an mp3 from its packets, without decoding them."""
+    """Length in frames from the packets, without decoding them."""
     import av
 
     try:

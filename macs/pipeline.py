@@ -88,7 +88,7 @@ class MACSPipeline(StableDiffusionPipeline):
         """Clips -> waveforms (B, T) at 16 kHz, T the separator's length (8 s).
 
         audio: one clip or a list of them: paths, arrays or tensors at 16 kHz, (rate, samples), {"array",
-        "sampling_rate"}. All forms, and what becomes of them: `macs.audio.to_waveforms`. Raises AudioError.
+        "sampling_rate"}; see `macs.audio.to_waveforms`. Raises AudioError, a ValueError.
         """
         return to_waveforms(audio, self.separator.config.num_samples).to(self._execution_device)
 

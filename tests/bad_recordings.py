@@ -11,7 +11,9 @@ def bad_files(folder):
     soundfile.write(folder / "none.wav", np.zeros(0), 16000)
     soundfile.write(folder / "nan.wav", np.array([0.0, np.nan, 0.0], np.float32), 16000, subtype="FLOAT")
     soundfile.write(folder / "inf.wav", np.array([0.0, np.inf, 0.0], np.float32), 16000, subtype="FLOAT")
+    soundfile.write(folder / "huge.wav", np.array([0.0, 1e30, 0.0], np.float32), 16000, subtype="FLOAT")
     return {
+        "huge.wav": "1e+30",
         "text.wav": "cannot be decoded",
         "empty.wav": "0 bytes",
         "none.wav": "0 samples",

@@ -82,7 +82,7 @@ def test_bad_clips_do_not_stop_the_others(run, clips, tmp_path):
         code, printed = run(
             "--audio", clips, clips / "missing.wav", tmp_path / "nowhere", "--output_dir", tmp_path / "out"
         )
-    assert code == 0 and "5 images written" in printed and "8 problems" in printed
+    assert code == 0 and "5 images written" in printed and "9 problems" in printed
     for name, words in problems.items():
         assert any(name in line and words in line for line in printed.splitlines())
     assert "nowhere: no such file or folder" in printed and "rename one of them" in printed
