@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from macs import ClapEncoder, Separator
 from macs.audio import SAMPLE_RATE, SILENCE, load_clip
-from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of
+from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of, with_labels
 from macs.data.labels import label_texts
 from macs.files import write_folder_beside
 from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
@@ -133,6 +133,8 @@ def make_datasets(args):
     """(training Clips, validation Clips, the distinct texts); see `Clips` for what the text numbers are."""
     paths = find_audio(audio_folder(args.data_dir, args.dataset_name, args.data_set))
     files = args.labels or label_files(args.data_dir, args.dataset_name)
+    if args.dataset_name == "FSD50K":
+        paths = with_labels(paths, files)
     if args.validation_set:
         held_out = find_audio(audio_folder(args.data_dir, args.dataset_name, args.validation_set))
         held_out = held_out[: args.validation_clips]
@@ -333,8 +335,8 @@ def validate(accelerator, separator, clap, text_table, loader, stems, batch_size
         add_improvement("si_sdr_improvement", sources, torch.stack([mixture_1, mixture_2], dim=1))
         add("signal_1_leads", (similarity.argmax(-1) == 0).double())
 
-    # Scenes with stems, those with equally many together
-    for count in sorted({len(paths) for paths in stems}):
+    # Scenes with stems, those with equally many together; more stems than signals have no assignment
+    for count in sorted({len(paths) for paths in stems if len(paths) <= separator.config.num_sources}):
         scenes = [paths for paths in stems if len(paths) == count]
         scenes = scenes[accelerator.process_index :: accelerator.num_processes]
         for start in range(0, len(scenes), batch_size):

@@ -82,9 +82,9 @@ def _mono(samples, name):
         raise AudioError(f"{name}: expected finite samples, but some are NaN or infinite; export the file again")
     if peak > PEAK:
         raise AudioError(f"{name}: expected samples in [-1, 1], but there are some of {peak:g}; scale them")
-    mono = samples.mean(axis=1)
+    mono = _channel_mean(samples)
     if samples.shape[1] > 1:
-        energies = np.einsum("tc,tc->c", samples, samples)
+        energies = _channel_energies(samples)
         if np.dot(mono, mono) < CANCELLED * energies.mean():
             channel = int(energies.argmax())
             warnings.warn(f"{name}: its channels cancel each other (antiphase); channel {channel + 1} of "
@@ -94,6 +94,17 @@ def _mono(samples, name):
     if abs(offset) > OFFSET:
         mono -= np.float32(offset)
     return mono
+
+
+def _channel_mean(samples):
+    """(T, C) -> (T,). For one and two channels many times as fast as numpy's mean along the short axis, and equal."""
+    if samples.shape[1] > 2:
+        return samples.mean(axis=1)
+    return samples[:, 0].copy() if samples.shape[1] == 1 else (samples[:, 0] + samples[:, 1]) / np.float32(2)
+
+
+def _channel_energies(samples):
+    return np.array([channel @ channel for channel in samples.T])
 
 
 def _resample(mono, rate, sample_rate):
@@ -127,12 +138,12 @@ def _loudest_window(blocks, window):
     # float64 sums: a difference of cumulative energies is taken below
     energy, total, lengths, channel_energies = [], [], [], []
     for block in blocks:
-        mono = block.mean(axis=1)
+        mono = _channel_mean(block)
         energy.append(float(np.square(mono, dtype=np.float64).sum()))
         total.append(float(mono.sum(dtype=np.float64)))
         lengths.append(len(block))
         if block.shape[1] > 1:
-            channel_energies.append(np.einsum("tc,tc->c", block, block))
+            channel_energies.append(_channel_energies(block))
     if len(energy) <= window:
         return 0
     # a block with samples that are no sound counts as silent

@@ -21,7 +21,7 @@ from soundscapes.sound.recordings import Recordings
 from soundscapes.sound.synthesis import SAMPLE_RATE
 
 CLASSES = [*AMBIENCES, *EVENTS]
-CLASS_TEXTS = [f"The sound of {name}" for name in [*CLASSES, "Noise"]]  # as stage one names them to CLAP
+CLASS_TEXTS = [*(f"The sound of {name}" for name in CLASSES), "Noise"]  # as stage one names them to CLAP
 SPLITS = {"train": 0, "val": 1, "test": 2, "demo": 3}
 # what is heard, and where an event happens when the ambience is its place
 PHRASES = {
