@@ -1,15 +1,25 @@
 """MACSPipeline: sound in, picture out. Stable Diffusion's pipeline with what comes before it: separation and CLAP."""
 
+import contextlib
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerBase,
+)
 
 # from_pretrained loads components only of modules that are imported already
 import macs.adapter
 import macs.clap
 import macs.separator  # noqa: F401
-from macs.attention import check_source_masks, check_source_weights
+from macs.attention import AudioAttnProcessor, check_source_masks, check_source_weights
 from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, load_clip
 from macs.released import open_released
@@ -33,19 +43,19 @@ class MACSPipeline(StableDiffusionPipeline):
 
     def __init__(
         self,
-        vae,
-        text_encoder,
-        tokenizer,
-        unet,
-        scheduler,
-        separator,
-        clap,
-        adapter,
-        clap_tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
+        vae: AutoencoderKL,  # the types are what `from_pipe` goes by
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        separator: macs.separator.Separator,
+        clap: macs.clap.ClapEncoder,
+        adapter: macs.adapter.AudioAdapter,
+        clap_tokenizer: PreTrainedTokenizerBase = None,
+        safety_checker: StableDiffusionSafetyChecker = None,
+        feature_extractor: CLIPImageProcessor = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        requires_safety_checker: bool = False,
     ):
         super().__init__(
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder,
@@ -150,6 +160,30 @@ class MACSPipeline(StableDiffusionPipeline):
             embeds.to(device).repeat_interleave(num_images_per_prompt * branches // embeds.shape[0], dim=0)
             for embeds in ip_adapter_image_embeds
         ]
+
+    def set_attention_slice(self, slice_size):
+        """As in diffusers, for the self-attention; the audio attention, of M keys, has nothing to slice and stays."""
+        with self._keeping_audio_attention():
+            super().set_attention_slice(slice_size)
+
+    def set_use_memory_efficient_attention_xformers(self, valid, attention_op=None):
+        """As in diffusers, for the self-attention; `unet.set_attention_backend("xformers")` reaches the audio too."""
+        with self._keeping_audio_attention():
+            super().set_use_memory_efficient_attention_xformers(valid, attention_op)
+
+    def fuse_qkv_projections(self, unet=True, vae=True):
+        """As in diffusers for the VAE; ValueError for the UNet."""
+        if unet:
+            raise ValueError(
+                "fused projections would replace the UNet's audio attention; pass unet=False for the VAE's"
+            )
+        super().fuse_qkv_projections(unet=False, vae=vae)
+
+    @contextlib.contextmanager
+    def _keeping_audio_attention(self):
+        audio = {name: p for name, p in self.unet.attn_processors.items() if isinstance(p, AudioAttnProcessor)}
+        yield
+        self.unet.set_attn_processor(self.unet.attn_processors | audio)
 
     def prepare_latents(self, batch_size, channels, height, width, dtype, device, generator, latents=None):
         """As in diffusers; the noise is drawn in float32, so that a seed's is the same in every dtype."""
