@@ -18,7 +18,7 @@ from transformers import (
 # from_pretrained loads components only of modules that are imported already
 import macs.adapter
 import macs.clap
-import macs.separator  # noqa: F401
+import macs.separator
 from macs.attention import AudioAttnProcessor, check_source_masks, check_source_weights
 from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, load_clip
