@@ -10,9 +10,11 @@ import contextlib
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from torch import nn
+
+from macs.attention import AudioAttnProcessor, SourceControl
 
 
 class AudioProjector(nn.Module):
@@ -62,6 +64,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
         self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout)
         self.to_k_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
         self.to_v_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
+        self.control = SourceControl()  # of the UNets it is attached to
 
     @classmethod
     def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5):
@@ -97,15 +100,17 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             )
         processors = dict(unet.attn_processors)
         for name, to_k, to_v in zip(expected, self.to_k_ip, self.to_v_ip, strict=True):
-            with torch.device("meta"):  # the layers it makes are replaced at once
-                processor = IPAdapterAttnProcessor2_0(
-                    expected[name], self.config.cross_attention_dim, num_tokens=(self.config.num_sources,)
-                )
-            processor.to_k_ip, processor.to_v_ip = nn.ModuleList([to_k]), nn.ModuleList([to_v])
-            processors[f"{name}.processor"] = processor
+            processors[f"{name}.processor"] = AudioAttnProcessor(to_k, to_v, self.config.num_sources, self.control)
         unet.set_attn_processor(processors)
         unet.encoder_hid_proj = MultiIPAdapterImageProjection([self.projector])
         unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+
+    def attached(self, unet):
+        """Whether every audio attention is in this UNet; methods that set attention processors may have removed it."""
+        processors = unet.attn_processors
+        return unet.encoder_hid_proj is not None and all(
+            getattr(processors[f"{name}.processor"], "control", None) is self.control for name, _ in self.config.layers
+        )
 
     def detach(self, unet):
         """Makes the UNet stock again, in place."""

@@ -1,12 +1,25 @@
 """MACSPipeline: sound in, picture out. Stable Diffusion's pipeline with what comes before it: separation and CLAP."""
 
+import contextlib
+
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerBase,
+)
 
 # from_pretrained loads components only of modules that are imported already
 import macs.adapter
 import macs.clap
-import macs.separator  # noqa: F401
+import macs.separator
+from macs.attention import AudioAttnProcessor, check_source_masks, check_source_weights
+from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, to_waveforms
 from macs.released import open_released
 
@@ -29,19 +42,19 @@ class MACSPipeline(StableDiffusionPipeline):
 
     def __init__(
         self,
-        vae,
-        text_encoder,
-        tokenizer,
-        unet,
-        scheduler,
-        separator,
-        clap,
-        adapter,
-        clap_tokenizer=None,
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
+        vae: AutoencoderKL,  # the types are what `from_pipe` goes by
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        separator: macs.separator.Separator,
+        clap: macs.clap.ClapEncoder,
+        adapter: macs.adapter.AudioAdapter,
+        clap_tokenizer: PreTrainedTokenizerBase = None,
+        safety_checker: StableDiffusionSafetyChecker = None,
+        feature_extractor: CLIPImageProcessor = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        requires_safety_checker: bool = False,
     ):
         super().__init__(
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder,
@@ -134,6 +147,78 @@ class MACSPipeline(StableDiffusionPipeline):
             for embeds in ip_adapter_image_embeds
         ]
 
+    def set_attention_slice(self, slice_size):
+        """As in diffusers, for the self-attention; the audio attention, of M keys, has nothing to slice and stays."""
+        with self._keeping_audio_attention():
+            super().set_attention_slice(slice_size)
+
+    def set_use_memory_efficient_attention_xformers(self, valid, attention_op=None):
+        """As in diffusers, for the self-attention; `unet.set_attention_backend("xformers")` reaches the audio too."""
+        with self._keeping_audio_attention():
+            super().set_use_memory_efficient_attention_xformers(valid, attention_op)
+
+    def fuse_qkv_projections(self, unet=True, vae=True):
+        """As in diffusers for the VAE; ValueError for the UNet."""
+        if unet:
+            raise ValueError(
+                "fused projections would replace the UNet's audio attention; pass unet=False for the VAE's"
+            )
+        super().fuse_qkv_projections(unet=False, vae=vae)
+
+    @contextlib.contextmanager
+    def _keeping_audio_attention(self):
+        audio = {name: p for name, p in self.unet.attn_processors.items() if isinstance(p, AudioAttnProcessor)}
+        yield
+        self.unet.set_attn_processor(self.unet.attn_processors | audio)
+
+    def prepare_latents(self, batch_size, channels, height, width, dtype, device, generator, latents=None):
+        """As in diffusers; the noise is drawn in float32, so that a seed's is the same in every dtype."""
+        noise = super().prepare_latents(batch_size, channels, height, width, torch.float32, device, generator, latents)
+        return noise.to(dtype)
+
+    def _encode_prompts(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, batch_size, **kw):
+        """-> embeddings (B, L, D) of prompts and, if guided, negative prompts. One text is encoded once for B clips."""
+        if prompt_embeds is None:
+            if isinstance(prompt, list) and isinstance(negative_prompt, str):
+                negative_prompt = [negative_prompt] * len(prompt)
+            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+                prompt, self._execution_device, 1, guided, negative_prompt,
+                negative_prompt_embeds=negative_prompt_embeds, **kw,
+            )  # fmt: skip
+        elif guided and negative_prompt_embeds is None:
+            texts = negative_prompt or ""
+            negative_prompt_embeds = self.encode_prompt(texts, self._execution_device, 1, False, **kw)[0]
+        embeds = [prompt_embeds, negative_prompt_embeds if guided else None]
+        for name, value in zip(("prompt", "negative prompt"), embeds, strict=True):
+            if value is not None and value.shape[0] not in (1, batch_size):
+                raise ValueError(f"expected 1 {name} or {batch_size}, one per clip, but got {value.shape[0]}")
+        return [value if value is None else value.expand(batch_size, -1, -1) for value in embeds]
+
+    def _picture_size(self, height=None, width=None, latents=None, **_):
+        """(height, width) in pixels that a call with these arguments draws."""
+        if latents is not None:
+            return tuple(side * self.vae_scale_factor for side in latents.shape[-2:])
+        default = self.unet.config.sample_size
+        default = (default, default) if isinstance(default, int) else default
+        return (height, width) if height and width else tuple(side * self.vae_scale_factor for side in default)
+
+    def _check_call(self, audio, source_embeds, top_sources):
+        if (audio is None) == (source_embeds is None):
+            raise ValueError("pass either audio or source_embeds")
+        if source_embeds is not None and (
+            source_embeds.ndim != 3 or not 0 < source_embeds.shape[1] <= self.num_sources
+        ):
+            raise ValueError(
+                f"expected source_embeds of shape (B, {self.num_sources}, D), but got {tuple(source_embeds.shape)}"
+            )
+        if top_sources is not None and not 1 <= top_sources <= self.num_sources:
+            raise ValueError(f"expected top_sources from 1 to {self.num_sources}, but got {top_sources}")
+        if not self.adapter.attached(self.unet):
+            raise RuntimeError(
+                "the UNet's audio attention was removed (unload_ip_adapter and methods of the UNet that set attention "
+                "processors do that); pipe.adapter.attach(pipe.unet) puts it back"
+            )
+
     @torch.no_grad()
     def __call__(
         self,
@@ -143,77 +228,101 @@ class MACSPipeline(StableDiffusionPipeline):
         source_embeds=None,
         audio_scale=1.0,
         source_weights=None,
+        source_masks=None,
         top_sources=None,
+        output_maps=False,
         num_inference_steps=20,
         guidance_scale=7.5,
         negative_prompt=None,
         prompt_embeds=None,
         negative_prompt_embeds=None,
         num_images_per_prompt=1,
+        return_dict=True,
         **kwargs,
     ):
         """Images of what is heard; `.images` holds `num_images_per_prompt` per clip, clip by clip.
 
         audio: clips, see `prepare_audio`; or source_embeds (B, M, 512) from `encode_audio` (interpolations too).
         prompt, negative_prompt: text beside the sound; one for all clips, or a list of B.
-        audio_scale: weight of the audio attention; 0 is Stable Diffusion without sound.
-        source_weights: M numbers; each scales a source's embedding, 1 as heard, 0 silences it.
+        audio_scale: weight of the audio attention, on top of `set_ip_adapter_scale`; 0 is Stable Diffusion alone.
+        source_weights: M numbers >= 0, or (B, M): each multiplies a source's share of the audio attention before it is
+        normalised; 1 as heard, 0 leaves the source out.
+        source_masks: where each source may draw, (M, H, W) in 0-1 at the picture's size, or {source: box}; see
+        `macs.attention.check_source_masks`.
         top_sources: k; only the k most significant sources are attended to.
+        output_maps: `.source_maps` (images, M, H, W) float32 then holds what share of the audio attention at each
+        place goes to each source, the mean over steps, layers and heads (with guidance: of the guided branch).
         num_inference_steps, guidance_scale, generator and all else: as in `StableDiffusionPipeline`; the defaults are
         the paper's. A list of generators, one per image, makes every image independent of the batch it is in.
+        Raises ValueError for arguments of a wrong shape or value, RuntimeError where the audio attention was removed.
         """
-        if (audio is None) == (source_embeds is None):
-            raise ValueError("pass either audio or source_embeds")
+        self._check_call(audio, source_embeds, top_sources)
+        size = self._picture_size(kwargs.get("height"), kwargs.get("width"), kwargs.get("latents"))
+        if source_weights is not None and torch.as_tensor(source_weights).ndim < 2:  # before anything is computed
+            check_source_weights(source_weights, self.num_sources if source_embeds is None else source_embeds.shape[1])
         if source_embeds is None:
             source_embeds = self.encode_audio(self.prepare_audio(audio))
-        if source_embeds.ndim != 3 or not 0 < source_embeds.shape[1] <= self.num_sources:
-            raise ValueError(
-                f"expected source_embeds of shape (B, {self.num_sources}, D), but got {tuple(source_embeds.shape)}"
-            )
+        batch_size, num_sources = source_embeds.shape[:2]
+        heard = top_sources or num_sources
         if source_weights is not None:
-            weights = torch.as_tensor(source_weights, dtype=source_embeds.dtype, device=source_embeds.device)
-            if weights.shape != (source_embeds.shape[1],):
-                raise ValueError(
-                    f"expected {source_embeds.shape[1]} source_weights, one per source, but got {tuple(weights.shape)}"
-                )
-            source_embeds = source_embeds * weights[:, None]
-        if top_sources is not None:
-            if not 1 <= top_sources <= self.num_sources:
-                raise ValueError(f"expected top_sources from 1 to {self.num_sources}, but got {top_sources}")
-            source_embeds = source_embeds[:, :top_sources]
-        batch_size = source_embeds.shape[0]
+            weights = check_source_weights(source_weights, num_sources, batch_size)[:, :heard]
+            source_weights = self._per_image(weights, num_images_per_prompt)
+        if source_masks is not None:
+            masks = check_source_masks(source_masks, num_sources, *size, batch_size)[:, :heard]
+            source_masks = self._per_image(masks, num_images_per_prompt)
+        source_embeds = source_embeds[:, :heard]
+
         guided = guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
-
-        # Text: one prompt is encoded once, whatever the number of clips
-        if prompt_embeds is None:
-            if isinstance(prompt, list) and isinstance(negative_prompt, str):
-                negative_prompt = [negative_prompt] * len(prompt)
-            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-                prompt,
-                self._execution_device,
-                1,
-                guided,
-                negative_prompt,
-                negative_prompt_embeds=negative_prompt_embeds,
-                lora_scale=(kwargs.get("cross_attention_kwargs") or {}).get("scale"),
-                clip_skip=kwargs.get("clip_skip"),
-            )
-        if prompt_embeds.shape[0] not in (1, batch_size):
-            raise ValueError(f"expected 1 prompt or {batch_size}, one per clip, but got {prompt_embeds.shape[0]}")
-        prompt_embeds = prompt_embeds.expand(batch_size, -1, -1)
-        if negative_prompt_embeds is not None:
-            negative_prompt_embeds = negative_prompt_embeds.expand(batch_size, -1, -1)
-
-        self.set_ip_adapter_scale(audio_scale)
-        try:
-            return super().__call__(
+        prompt_embeds, negative_prompt_embeds = self._encode_prompts(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, batch_size,
+            lora_scale=(kwargs.get("cross_attention_kwargs") or {}).get("scale"), clip_skip=kwargs.get("clip_skip"),
+        )  # fmt: skip
+        latent_size = tuple(side // self.vae_scale_factor for side in size)
+        images = batch_size * num_images_per_prompt
+        with self.adapter.control.during(
+            latent_size, images, audio_scale, source_weights, source_masks, output_maps
+        ) as control:
+            out = super().__call__(
                 prompt_embeds=prompt_embeds,
-                negative_prompt_embeds=negative_prompt_embeds if guided else None,
+                negative_prompt_embeds=negative_prompt_embeds,
                 ip_adapter_image_embeds=self.audio_condition(source_embeds, guided),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 num_images_per_prompt=num_images_per_prompt,
+                return_dict=False,
                 **kwargs,
             )
-        finally:
-            self.set_ip_adapter_scale(1.0)
+            maps = resized(control.mean_shares(latent_size), size, num_sources) if output_maps else None
+        if not return_dict:
+            return (*out, maps) if output_maps else out
+        return MACSPipelineOutput(images=out[0], nsfw_content_detected=out[1], source_maps=maps)
+
+    def _per_image(self, values, num_images_per_prompt):
+        """(1 or B, ...) per clip -> (1 or images, ...) on the UNet's device."""
+        values = values.to(self._execution_device)
+        return values if len(values) == 1 else values.repeat_interleave(num_images_per_prompt, dim=0)
+
+    def influence(self, audio=None, prompt="", **kwargs):
+        """How much each source changes the drawing: attention is no cause, leaving a source out is.
+
+        Arguments as of a call. At every step the UNet is called once more for each source, at the same latents without
+        that source (guided branch only), so a call takes about 1 + M / 2 times as long with guidance, 1 + M without.
+        Returns a SourceInfluence: the images, a map (images, M, H, W) and a number (images, M) for each source.
+        """
+        kwargs.pop("return_dict", None)
+        with leave_one_out(self.unet, self.adapter.control) as changes:
+            images = self(audio, prompt, **kwargs).images
+        maps = changes.total / changes.steps  # (images, k, h, w): the mean squared change
+        num_sources = self.num_sources if kwargs.get("source_embeds") is None else kwargs["source_embeds"].shape[1]
+        size = self._picture_size(**kwargs)
+        numbers = resized(maps.mean((2, 3), keepdim=True), (1, 1), num_sources)[..., 0, 0].sqrt()
+        return SourceInfluence(images=images, maps=resized(maps.sqrt(), size, num_sources), numbers=numbers)
+
+    def name_sources(self, audio, labels):
+        """What each source is, by CLAP: a list of B lists of M dicts {label: probability}, the most probable first.
+
+        audio: clips, see `prepare_audio`. labels: a list of names such as "dog", or a text file with one in a line.
+        """
+        if self.clap_tokenizer is None:
+            raise ValueError("name_sources needs the component clap_tokenizer, but this pipeline has none")
+        return label_probabilities(self.clap, self.clap_tokenizer, self.encode_audio(self.prepare_audio(audio)), labels)

@@ -138,11 +138,12 @@ def test_audio_scale_weights_and_top_sources(tiny, generators):
         silent = stock("", num_inference_steps=2, generator=generators(1), output_type="np").images
     assert np.array_equal(image(audio_scale=0.0), silent) and np.abs(heard - silent).max() > 1e-3
     assert np.array_equal(image(), heard)  # the scale of one call does not outlive it
-    # weights: ones change nothing, zeros are the embedding of no sound
+    tiny.set_ip_adapter_scale(0.0)
+    assert np.array_equal(image(), silent)
+    tiny.set_ip_adapter_scale(1.0)
+    # weights: ones change nothing, a source of weight 0 is not there
     assert np.array_equal(image(source_weights=[1.0] * 6), heard)
-    weighted = embeds.clone()
-    weighted[:, 2:] = 0
-    assert np.array_equal(image(source_weights=[1, 1, 0, 0, 0, 0]), image(weighted))
+    assert np.abs(image(source_weights=[1, 1, 1, 0, 0, 0]) - image(top_sources=3)).max() < 1e-5
     # top sources: the others are not attended to
     changed = embeds.clone()
     changed[:, 3:] = embeddings(2)[1:, 3:]
@@ -151,6 +152,99 @@ def test_audio_scale_weights_and_top_sources(tiny, generators):
     for wrong in ({"top_sources": 7}, {"source_weights": [1.0]}):
         with pytest.raises(ValueError, match="expected"):
             image(**wrong)
+
+
+def test_source_maps_and_influence(tiny, generators):
+    embeds = embeddings(2)
+    settings = {"num_inference_steps": 2, "output_type": "np"}
+    heard = tiny(source_embeds=embeds, generator=generators(4), num_images_per_prompt=2, **settings)
+    mapped = tiny(source_embeds=embeds, generator=generators(4), num_images_per_prompt=2, output_maps=True, **settings)
+    assert heard.source_maps is None and np.abs(mapped.images - heard.images).max() < 1e-4
+    assert mapped.source_maps.shape == (4, 6, 128, 128) and mapped.source_maps.dtype == torch.float32
+    assert (mapped.source_maps.sum(1) - 1).abs().max() < 1e-4
+    alone = tiny(source_embeds=embeds[1:], generator=generators(1, 2), output_maps=True, **settings)
+    assert (alone.source_maps[0] - mapped.source_maps[2]).abs().max() < 1e-4
+    few = tiny(source_embeds=embeds, generator=generators(2), output_maps=True, top_sources=2, **settings).source_maps
+    assert few.shape == (2, 6, 128, 128) and not few[:, 2:].any()
+    # leaving a source out: one that has weight 0 changes nothing, the others do
+    influence = tiny.influence(
+        source_embeds=embeds[:1], generator=generators(1), source_weights=[1, 1, 0, 1, 1, 1], **settings
+    )
+    assert influence.maps.shape == (1, 6, 128, 128) and influence.numbers.shape == (1, 6)
+    assert influence.numbers[0, 2] < 1e-6 and (influence.numbers[0, [0, 1, 3, 4, 5]] > 1e-4).all()
+    assert not tiny.unet._forward_hooks
+    again = tiny(source_embeds=embeds[:1], generator=generators(1), **settings).images
+    assert np.abs(again - heard.images[:1]).max() < 1e-4
+
+
+def test_masks_reach_the_picture(tiny, generators):
+    settings = {"source_embeds": embeddings(1), "num_inference_steps": 2, "output_type": "np"}
+    heard = tiny(generator=generators(1), **settings).images
+    everywhere = tiny(generator=generators(1), source_masks=torch.ones(6, 128, 128), **settings).images
+    assert np.abs(everywhere - heard).max() < 1e-4
+    left = tiny(generator=generators(1), source_masks={0: (0, 0, 0.5, 1)}, output_maps=True, **settings)
+    assert np.abs(left.images - heard).max() > 1e-3
+    # up to the interpolation between the coarsest layer's places
+    assert not left.source_maps[0, 0, :, 96:].any() and left.source_maps[0, 0, :, :32].min() > 0
+    with pytest.raises(ValueError, match="source_masks: expected"):
+        tiny(source_masks=torch.ones(6, 64, 64), **settings)
+
+
+def test_what_would_silence_the_sound_is_refused_or_undone(tiny_dir, tiny, generators):
+    pipe = MACSPipeline.from_pretrained(tiny_dir)
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"source_embeds": embeddings(1), "num_inference_steps": 1, "output_type": "np"}
+    heard = pipe(generator=generators(1), **settings).images
+    pipe.unload_ip_adapter()
+    with pytest.raises(RuntimeError, match=r"pipe\.adapter\.attach"):
+        pipe(generator=generators(1), **settings)
+    pipe.adapter.attach(pipe.unet)
+    assert np.array_equal(pipe(generator=generators(1), **settings).images, heard)
+    again = MACSPipeline.from_pipe(pipe)
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(again(generator=generators(1), **settings).images, heard)
+    pipe.enable_attention_slicing()
+    assert np.abs(pipe(generator=generators(1), **settings).images - heard).max() < 1e-4
+    pipe.disable_attention_slicing()
+    assert np.abs(pipe(generator=generators(1), **settings).images - heard).max() < 1e-4
+    with pytest.raises(ValueError, match="attention"):
+        pipe.fuse_qkv_projections()
+    with pytest.raises(ValueError, match="attn_processor"):
+        pipe.unet.set_default_attn_processor()
+
+
+def test_a_seeds_noise_is_the_same_in_every_dtype(tiny):
+    draw = [
+        tiny.prepare_latents(1, 4, 64, 64, dtype, "cpu", torch.Generator().manual_seed(0))
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert draw[1].dtype == torch.bfloat16 and torch.equal(draw[0].to(torch.bfloat16), draw[1])
+
+
+def test_negative_prompt_beside_prompt_embeds(tiny, generators):
+    settings = {"source_embeds": embeddings(2), "num_inference_steps": 1, "output_type": "np"}
+    embeds = tiny.encode_prompt("rain", "cpu", 1, False)[0]
+    texts = tiny(prompt="rain", negative_prompt="dog", generator=generators(2), **settings).images
+    mixed = tiny(prompt_embeds=embeds, negative_prompt="dog", generator=generators(2), **settings).images
+    assert np.abs(mixed - texts).max() < 1e-5
+
+
+def test_sources_are_named(tiny, tmp_path):
+    waveforms = 0.1 * torch.randn(2, 30000, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "names.txt").write_text("dog\nrain\n\nbell\n")
+    names = tiny.name_sources(waveforms, tmp_path / "names.txt")
+    assert names == tiny.name_sources(waveforms, ["dog", "rain", "bell"])
+    assert len(names) == 2 and len(names[0]) == 6 and set(names[1][5]) == {"dog", "rain", "bell"}
+    cosine = tiny.encode_audio(waveforms)[1, 5] @ tiny.clap.encode_text(["The sound of rain"], tiny.clap_tokenizer)[0]
+    others = tiny.clap.encode_text(["The sound of dog", "The sound of bell"], tiny.clap_tokenizer)
+    others = others @ tiny.encode_audio(waveforms)[1, 5]
+    scale = tiny.clap.logit_scale_a.exp()
+    expected = (scale * cosine).exp() / (scale * torch.cat([cosine[None], others])).exp().sum()
+    assert abs(names[1][5]["rain"] - expected.item()) < 1e-4
+    assert list(names[0][0].values()) == sorted(names[0][0].values(), reverse=True)
+    for wrong in ([], tmp_path / "none.txt"):
+        with pytest.raises(ValueError, match="expected"):
+            tiny.name_sources(waveforms, wrong)
 
 
 def test_prompts_are_encoded_once_and_shared(tiny, monkeypatch, generators):

@@ -1,0 +1,110 @@
+"""Which source drew what, and what each source is: the outputs and the measuring beside a call of the pipeline."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class MACSPipelineOutput(StableDiffusionPipelineOutput):
+    """images and nsfw_content_detected as in diffusers; source_maps (images, M, H, W) float32 with output_maps."""
+
+    source_maps: torch.Tensor | None = None
+
+
+@dataclass
+class SourceInfluence(BaseOutput):
+    """The change of the UNet's prediction when a source is left out, root mean square over steps and channels.
+
+    images: as of a call. maps: (images, M, H, W) float32, by place. numbers: (images, M) float32, over all places.
+    """
+
+    images: list
+    maps: torch.Tensor
+    numbers: torch.Tensor
+
+
+def resized(maps, size, num_sources):
+    """Maps (B, k, h, w) -> (B, num_sources, *size), bilinear; sources that were not attended to have zeros."""
+    maps = F.interpolate(maps, tuple(size), mode="bilinear")
+    return F.pad(maps, (0, 0, 0, 0, 0, num_sources - maps.shape[1]))
+
+
+@contextlib.contextmanager
+def leave_one_out(unet, control):
+    """Inside the `with` block every call of the UNet is repeated without each of the sources in turn.
+
+    Yields an object with total (images, M, h, w), the sum over the calls of the squared change of the prediction, mean
+    over its channels, and steps, the number of calls. Only the last `control.rows` rows of the batch are repeated.
+    """
+    changes = SimpleNamespace(total=0, steps=0)
+    repeating = False
+
+    def repeat(module, args, kwargs, output):
+        nonlocal repeating
+        if repeating:
+            return
+        rows = control.rows
+        latents, timestep = args[0][-rows:], args[1]
+        conditions = kwargs["added_cond_kwargs"]["image_embeds"]
+        kwargs = kwargs | {"added_cond_kwargs": {"image_embeds": [embeds[-rows:] for embeds in conditions]}}
+        for name in ("encoder_hidden_states", "timestep_cond"):
+            kwargs[name] = None if kwargs.get(name) is None else kwargs[name][-rows:]
+        num_sources = conditions[0].shape[2]
+        weights = torch.ones(1, num_sources, device=latents.device) if control.weights is None else control.weights
+        squared = []
+        repeating = True
+        try:
+            for source in range(num_sources):
+                without = weights.clone()
+                without[:, source] = 0
+                with control.during(latents.shape[2:], rows, control.scale, without, control.masks):
+                    left = module(latents, timestep, **kwargs)[0]
+                squared.append((output[0][-rows:].float() - left.float()).square().mean(1))
+        finally:
+            repeating = False
+        changes.total = changes.total + torch.stack(squared, dim=1)
+        changes.steps += 1
+
+    hook = unet.register_forward_hook(repeat, with_kwargs=True)
+    try:
+        yield changes
+    finally:
+        hook.remove()
+
+
+def read_names(labels):
+    """A list of names, or the path of a text file with one name in a line -> a list. ValueError where there is none."""
+    source = "labels"
+    if isinstance(labels, (str, Path)):
+        source = labels
+        if not Path(labels).is_file():
+            raise ValueError(f"labels: expected a list of names or a text file with one in a line, but got {labels!r}")
+        labels = Path(labels).read_text(encoding="utf-8-sig").splitlines()
+    names = list(dict.fromkeys(name.strip() for name in labels if name.strip()))
+    if not names:
+        raise ValueError(f"{source}: expected at least one name, such as dog, but there is none")
+    return names
+
+
+@torch.no_grad()
+def label_probabilities(clap, tokenizer, source_embeds, labels):
+    """CLAP's zero-shot names: embeddings (B, M, D) -> B lists of M dicts {label: probability}, most probable first.
+
+    The texts are «The sound of <label>» (paper, stage 1), the temperature is CLAP's own. labels: see `read_names`.
+    """
+    names = read_names(labels)
+    texts = [f"The sound of {name}" for name in names]
+    embeds = torch.cat([clap.encode_text(texts[i : i + 64], tokenizer) for i in range(0, len(texts), 64)])
+    logits = clap.logit_scale_a.exp() * source_embeds.to(embeds) @ embeds.T
+    probabilities, order = logits.softmax(-1).sort(-1, descending=True)
+    return [
+        [{names[i]: p for i, p in zip(*row, strict=True)} for row in zip(*clip, strict=True)]
+        for clip in zip(order.tolist(), probabilities.tolist(), strict=True)
+    ]
