@@ -18,6 +18,21 @@ from tqdm import tqdm
 from macs.options import integer, multiple_of, number
 
 
+def source_box(text):
+    """The argparse type of "2:0,0,0.5,1" -> (1, (0, 0, 0.5, 1)): a source, counted from 0, and its box."""
+    try:
+        source, box = text.split(":")
+        box = tuple(float(side) for side in box.split(","))
+        left, top, right, bottom = box
+        if int(source) < 1 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a source from 1 and sides from 0 to 1, SOURCE:LEFT,TOP,RIGHT,BOTTOM, but got {text!r}"
+        ) from None
+    return int(source) - 1, box
+
+
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument_group("weights").add_argument
@@ -44,6 +59,8 @@ def parse_args(arguments=None):
     add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
     add("--top_sources", type=integer(1), help="attend to the k most significant sources only")
     add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
+    boxes = "where a source may draw: its number from 1 and a box in shares of the picture, as 2:0,0,0.5,1 (left half)"
+    add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
     add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
     size = "one side, or height and width; multiples of 8"
     add("--size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
@@ -57,6 +74,10 @@ def parse_args(arguments=None):
     add("--output_dir", default="output", help="where the images go")
     add("--batch_size", type=integer(1), default=4, help="clips at a time")
     add("--save_sources", action="store_true", help="write the M signals as wav and a picture of what was heard")
+    maps = "write maps/<clip name>.png: which source drew what, by the attention's shares or by leaving each source out"
+    add("--save_maps", nargs="?", const="attention", choices=["attention", "influence"], help=maps)
+    labels = "names for the sources in the maps: a text file with one in a line; the soundscapes' names if not given"
+    add("--labels", help=labels + " and the weights know them")
     only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
     add("--separate_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="make outputs again that exist")
@@ -149,46 +170,71 @@ def read_clips(args, clips, names, num_samples, problems):
 
 
 def drawer(args, pipe):
-    """The function embeddings (B, M, D), generators -> images that the settings ask for.
+    """The function embeddings (B, M, D), generators -> (images, source maps) that the settings ask for.
 
-    The prompt is encoded once, for all clips.
+    The maps are None without --save_maps. The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
     with torch.no_grad():
         prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
             args.prompt, pipe._execution_device, 1, args.cfg, args.negative_prompt
         )
+    settings = {
+        "prompt_embeds": prompt_embeds,
+        "negative_prompt_embeds": negative_prompt_embeds,
+        "audio_scale": args.audio_scale,
+        "top_sources": args.top_sources,
+        "source_weights": args.source_weights,
+        "source_masks": args.source_masks and dict(args.source_masks),
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale if args.cfg else 1.0,
+        "height": height,
+        "width": width,
+    }
 
     def draw(source_embeds, generators, num_images=1):
-        return pipe(
-            source_embeds=source_embeds,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            audio_scale=args.audio_scale,
-            top_sources=args.top_sources,
-            source_weights=args.source_weights,
-            num_inference_steps=args.steps,
-            guidance_scale=args.guidance_scale if args.cfg else 1.0,
-            num_images_per_prompt=num_images,
-            generator=generators,
-            height=height,
-            width=width,
-        ).images
+        settings.update(source_embeds=source_embeds, generator=generators, num_images_per_prompt=num_images)
+        if args.save_maps == "influence":
+            drawn = pipe.influence(**settings)
+            return drawn.images, drawn.maps
+        drawn = pipe(**settings, output_maps=args.save_maps == "attention")
+        return drawn.images, drawn.source_maps if args.save_maps else None
 
     return draw
 
 
-def write_outputs(args, name, mixture, sources, images):
+def source_names(args, pipe, source_embeds):
+    """The most probable name of each source (B, M) with its probability; None where there are none to choose from.
+
+    Without --labels the embedded model's sources get the names of its own world.
+    """
+    from macs.attribution import label_probabilities
+
+    labels = args.labels
+    if labels is None:
+        path = Path(args.sd_path) / "labels.txt"
+        labels = path if path.is_file() else None
+    if labels is None or pipe.clap_tokenizer is None:
+        return None
+    clips = label_probabilities(pipe.clap, pipe.clap_tokenizer, source_embeds, labels)
+    return [[next(iter(source.items())) for source in clip] for clip in clips]
+
+
+def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
     """<name>.png, <name>_1.png, ...; the sources in rank order, sources/<name>_1.wav ..., and sources/<name>.png.
 
-    That picture shows the mixture (T,), its signals (M, T) and the first image.
+    That picture shows the mixture (T,), its signals (M, T) and the first image; maps/<name>.png also where each source
+    drew, by the maps (M, H, W), and what it is called.
     """
     import soundfile
 
     from macs.audio import SAMPLE_RATE
     from macs.files import write_beside
-    from macs.plots import sources_figure
+    from macs.plots import maps_figure, sources_figure
 
+    if maps is not None:
+        with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
+            maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
     for path, image in zip(output_paths(args, name), images, strict=False):
         with write_beside(path) as partial:
             image.save(partial)
@@ -203,11 +249,11 @@ def write_outputs(args, name, mixture, sources, images):
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 
 
-def draw_clips(args, pipe, clips, names, problems, bar):
+def draw_clips(args, pipe, clips, todo, problems, bar):
     """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done."""
     draw, done = drawer(args, pipe), 0
-    for start in range(0, len(names), args.batch_size):
-        batch = names[start : start + args.batch_size]
+    for start in range(0, len(todo), args.batch_size):
+        batch = todo[start : start + args.batch_size]
         waveforms = read_clips(args, clips, batch, pipe.separator.config.num_samples, problems)
         bar.update(len(batch) - len(waveforms))
         if not waveforms:
@@ -215,15 +261,18 @@ def draw_clips(args, pipe, clips, names, problems, bar):
 
         # Waveforms (B, T) -> sources (B, M, T) -> embeddings (B, M, D) -> images
         mixtures = torch.stack(list(waveforms.values())).to(pipe._execution_device)
-        sources, images = pipe.separate(mixtures), []
+        sources, images, maps, names = pipe.separate(mixtures), [], None, None
         if not args.separate_only:
+            source_embeds = pipe.encode_sources(sources)
             generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
-            images = draw(pipe.encode_sources(sources), generators, args.num_images)
+            images, maps = draw(source_embeds, generators, args.num_images)
+            names = source_names(args, pipe, source_embeds) if args.save_maps else None
 
         for i, name in enumerate(waveforms):
             try:
                 clip_images = images[i * args.num_images : (i + 1) * args.num_images]
-                write_outputs(args, name, mixtures[i], sources[i], clip_images)
+                clip_maps = maps[i * args.num_images] if maps is not None else None
+                write_outputs(args, name, mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
                 done += 1
             except OSError as error:
                 problems.append(f"{clips[name]}: its output could not be written ({error})")
@@ -243,7 +292,7 @@ def interpolate(args, pipe):
     embeds = (torch.sin((1 - way) * angle) * start + torch.sin(way * angle) * end) / torch.sin(angle)  # (frames, M, D)
     draw, images = drawer(args, pipe), []
     for part in embeds.split(args.batch_size):
-        images += draw(part, [image_generator(args.seed, "interpolation", 0) for _ in part])
+        images += draw(part, [image_generator(args.seed, "interpolation", 0) for _ in part])[0]
     name = "-".join(Path(path).stem for path in args.interpolate)
     path = Path(args.output_dir) / f"{name}.png"
     with write_beside(path) as partial:

@@ -1,4 +1,4 @@
-"""Pictures of what was heard."""
+"""Figures of what was heard, and of which source drew what."""
 
 import torch
 from matplotlib.figure import Figure
@@ -51,5 +51,39 @@ def sources_figure(mixture, sources, image=None):
         axes = figure.add_subplot(grid[:, -1])
         axes.imshow(image)
         axes.set_title("image", fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+def maps_figure(mixture, sources, image, maps, kind, names=None):
+    """Which source drew what: the mixture (T,) and the image, then a column for each of the M sources.
+
+    A column has the source's spectrogram, with its name, its share of the energy and of the maps' sum, and the image
+    under its map. maps (M, H, W): kind "attention", the share of the audio attention at each place, or "influence", the
+    change where the source is left out; bright is much, on one scale for all sources. names: M pairs (name,
+    probability) or None. Returns a matplotlib Figure.
+    """
+    mixture, sources, maps = mixture.cpu(), sources.cpu(), maps.float().cpu()
+    columns = 1 + len(sources)
+    figure = Figure(figsize=(2.0 * columns, 4.3), layout="constrained")
+    grid = figure.subplots(2, columns)
+    top = float(spectrogram_db(mixture).max())
+    energy = sources.square().sum(-1) / sources.square().sum().clamp(min=1e-12)
+    shares = maps.mean((1, 2)) / maps.mean((1, 2)).sum().clamp(min=1e-12)
+
+    draw_spectrogram(grid[0, 0], mixture, top)
+    grid[0, 0].set_title("mixture", fontsize=9)
+    grid[1, 0].imshow(image)
+    grid[1, 0].set_title(f"image; right: {kind}", fontsize=8)
+    for i, (source, source_map) in enumerate(zip(sources, maps, strict=True)):
+        spectrogram, picture = grid[:, 1 + i]
+        draw_spectrogram(spectrogram, source, top)
+        title = f"{names[i][0]} {names[i][1]:.0%}" if names else f"source {i + 1}"
+        spectrogram.set_title(f"{i + 1}: {title}" if names else title, fontsize=9)
+        picture.imshow(image, extent=(0, 1, 0, 1))
+        light = (source_map / maps.max().clamp(min=1e-12)).numpy()
+        picture.imshow(0 * light, extent=(0, 1, 0, 1), cmap="gray", vmin=0, vmax=1, alpha=0.85 * (1 - light))
+        picture.set_title(f"{energy[i]:.0%} of energy, {shares[i]:.0%} of {kind}", fontsize=7)
+    for axes in grid.flat:
         axes.axis("off")
     return figure

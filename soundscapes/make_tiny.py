@@ -10,6 +10,7 @@ every machine makes the same. With --adapter it puts what the two stages trained
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
 from macs.files import write_folder_beside
 from macs.loading import load_pipeline
-from soundscapes.scenes import CLASS_TEXTS, make_scene
+from soundscapes.scenes import CLASS_TEXTS, CLASSES, make_scene
 
 # Stable Diffusion 1.4's noise schedule
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -140,6 +141,11 @@ def main():
         torch.nn.Module.half(part)
     with write_folder_beside(output_dir) as partial:
         pipe.save_pretrained(partial)
+        (partial / "labels.txt").write_text(
+            "\n".join(CLASSES) + "\n"
+        )  # names for its sources: inference.py --save_maps
+        if (output_dir / "README.md").is_file():  # the model card is written by hand
+            shutil.copy(output_dir / "README.md", partial)
         for file in [partial / "model_index.json", *partial.glob("*/config.json")]:  # the same wherever it is made
             config = json.loads(file.read_text())
             if config.pop("_name_or_path", None):

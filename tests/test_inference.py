@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 import inference
 from bad_recordings import bad_files
+from macs.plots import maps_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -148,6 +150,103 @@ def test_settings_reach_the_pipeline(run, clips, tmp_path):
     ):
         assert np.abs(image(str(i), *arguments) - plain).max() > 1, arguments
     assert image("size", "--size", "64", "96").shape == (64, 96, 3)
+
+
+def test_maps_show_which_source_drew_what(run, clips, tmp_path):
+    settings = ["--audio", clips / "plain.wav", "--labels", tmp_path / "names.txt"]
+    (tmp_path / "names.txt").write_text("dog\nrain\n")
+    for kind in ("attention", "influence"):
+        code, printed = run(*settings, "--output_dir", tmp_path / kind, "--save_maps", kind)
+        assert code == 0, printed
+        assert Image.open(tmp_path / kind / "maps" / "plain.png").width > 1000
+    run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "plain")
+    plain = np.array(Image.open(tmp_path / "plain" / "plain.png"), dtype=int)
+    for kind in ("attention", "influence"):  # looking changes nothing
+        assert np.abs(np.array(Image.open(tmp_path / kind / "plain.png"), dtype=int) - plain).max() <= 1
+
+
+def test_the_figure_of_maps_says_names_and_shares():
+    sources = torch.zeros(2, 16000)
+    sources[0], sources[1] = 3.0, 4.0
+    maps = torch.tensor([0.25, 0.75])[:, None, None].expand(2, 8, 8)
+    figure = maps_figure(
+        sources.sum(0), sources, Image.new("RGB", (8, 8)), maps, "attention", [("dog", 0.9), ("rain", 0.5)]
+    )
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[1:3] == ["1: dog 90%", "2: rain 50%"]
+    assert titles[4:] == ["36% of energy, 25% of attention", "64% of energy, 75% of attention"]
+    veil = [axes.images[1].get_alpha() for axes in figure.axes[4:]]
+    assert veil[0].max() == pytest.approx(0.85 * 2 / 3) and veil[1].max() == 0  # the strongest source's place is clear
+
+
+def test_interpolation_begins_and_ends_at_the_clips(run, clips, tmp_path):
+    ends = [clips / "plain.wav", clips / "CI0j#457#467.wav"]
+    code, printed = run("--interpolate", *ends, "--frames", "3", "--output_dir", tmp_path / "out")
+    assert code == 0 and "plain-CI0j#457#467.png" in printed
+    strip = np.array(Image.open(tmp_path / "out" / "plain-CI0j#457#467.png"), dtype=int)
+    assert strip.shape == (128, 3 * 128, 3)
+    run("--interpolate", *ends[::-1], "--frames", "2", "--output_dir", tmp_path / "out")
+    back = np.array(Image.open(tmp_path / "out" / "CI0j#457#467-plain.png"), dtype=int)
+    assert np.abs(strip[:, :128] - back[:, 128:]).max() <= 1 and np.abs(strip[:, 256:] - back[:, :128]).max() <= 1
+
+
+def test_separate_only_writes_sources_and_no_pictures(run, clips, tmp_path):
+    out = tmp_path / "out"
+    code, printed = run("--audio", clips, "--output_dir", out, "--separate_only")
+    assert code == 0 and "sources of 3 clips written" in printed
+    names = {path.name for path in (out / "sources").iterdir()}
+    assert names == {f"{clip.stem}_{rank}.wav" for clip in clips.iterdir() for rank in range(1, 7)}
+    assert [path.name for path in out.iterdir()] == ["sources"]
+    assert "sources of 0 clips" in run("--audio", clips, "--output_dir", out, "--separate_only")[1]
+
+
+def test_a_second_image_does_not_overwrite_another_clip(run, clips, tmp_path):
+    (clips / "CI0j#457#467.wav").rename(clips / "plain_1.wav")
+    code, printed = run("--audio", clips, "--output_dir", tmp_path / "out", "--num_images", 2)
+    assert code == 0 and "4 images written" in printed and "1 problem" in printed
+    assert "plain_1.wav: would overwrite an image of" in printed
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_a_name_of_250_bytes(run, clips, tmp_path):
+    (clips / "plain.wav").rename(clips / ("n" * 247 + ".wav"))
+    assert "3 images written" in run("--audio", clips, "--output_dir", tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--steps", "0"], "--steps: expected a whole number of 1 or more, but got '0'"),
+        (["--steps", "-1"], "expected a whole number of 1 or more"),
+        (["--guidance_scale", "nan"], "--guidance_scale: expected a number of 0 or more, but got 'nan'"),
+        (["--audio_scale", "inf"], "expected a number that is finite"),
+        (["--size", "100"], "--size: expected a multiple of 8, but got '100'"),
+        (["--size", "64", "64", "64"], "--size takes one side, or height and width, but got 3 numbers"),
+        (["--batch_size", "0"], "--batch_size: expected a whole number of 1 or more"),
+        (["--num_images", "0"], "--num_images: expected a whole number of 1 or more"),
+        (["--clip_start", "nan"], "--clip_start: expected a number of 0 or more"),
+        (["--source_masks", "1:0,0,2,1"], "--source_masks: expected a source from 1 and sides from 0 to 1"),
+        (["--source_weights", "-1"], "--source_weights: expected a number of 0 or more"),
+    ],
+)
+def test_arguments_out_of_range_end_before_anything_is_loaded(clips, capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        inference.parse_args(["--audio", str(clips), *arguments])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--top_sources", "9"], "top_sources from 1 to 6"),
+        (["--source_weights", "1", "0"], "6"),
+        (["--source_masks", "7:0,0,1,1"], "sources from 0 to 5"),
+        (["--labels", "nowhere.txt", "--save_maps"], "nowhere.txt"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_one_line(run, clips, tmp_path, arguments, words):
+    code, message = run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "out", *arguments)
+    assert code == 1 and words in message and "\n" not in message
 
 
 @pytest.mark.slow
