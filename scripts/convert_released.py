@@ -19,7 +19,6 @@ def main():
     parser.add_argument("--sd_path", default="CompVis/stable-diffusion-v1-4", help="Stable Diffusion, folder or hub id")
     parser.add_argument("--pt_path", default="alxzzz/MACS", help="the three .pt files, folder or hub id")
     parser.add_argument("--dataset_name", default="LLP", help="LLP, AudioSet or Landscape")
-    parser.add_argument("--M", type=int, default=6, help="number of separated signals of the files")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--clap_tokenizer", default="", help="folder or hub id (roberta-base); training alone needs it")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder")
@@ -28,9 +27,7 @@ def main():
     if Path(args.output_dir).is_dir() and any(Path(args.output_dir).iterdir()):
         sys.exit(f"--output_dir {args.output_dir}: there is something in it already; give a new folder")
     try:
-        components = open_released(
-            args.sd_path, args.pt_path, args.dataset_name, args.M, dtype=getattr(torch, args.dtype)
-        )
+        components = open_released(args.sd_path, args.pt_path, args.dataset_name, dtype=getattr(torch, args.dtype))
     except CheckpointError as error:
         sys.exit(str(error))
     if args.clap_tokenizer:

@@ -22,9 +22,8 @@ from benchmarks.timing import DEVICE, interleaved, peak_memory
 from macs.data.pairs import Draws, PairedClips, collate, find_pairs
 from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
 from macs.training.feature_store import FeatureStore
-from macs.training.frozen_features import CachedClips, audio_features, image_features
+from macs.training.frozen_features import CachedClips, FrozenModels, audio_features, image_features
 from soundscapes.make_tiny import SCHEDULE
-from train import add_features
 
 IMAGES = 16  # in an optimizer step
 
@@ -71,7 +70,9 @@ def run(args):
         pairs = write_set(Path(folder), resolution)
         draws = Draws(latent_channels=pipe.vae.config.latent_channels)
         frozen = SimpleNamespace(
-            args=SimpleNamespace(num_crops=4, num_workers=0),
+            num_crops=4,
+            num_workers=0,
+            num_sources=pipe.num_sources,
             num_samples=pipe.separator.config.num_samples,
             audio=(copy.deepcopy(pipe.separator).to(memory_format=torch.channels_last), pipe.clap),
             vae=pipe.vae,
@@ -113,7 +114,7 @@ def run(args):
             return pipe.text_encoder(tokens.to(args.device))[0]
 
         def ours(batch):
-            return add_features(batch, frozen)
+            return FrozenModels.complete(frozen, batch)
 
         candidates = {size: lambda size=size: step(cached, size, ours) for size in args.micro_batches}
         seconds = interleaved(candidates, 1, args.device)

@@ -8,6 +8,7 @@ import macs.training.feature_store
 import train
 from macs.data.buckets import BUCKETS, bucket_sizes
 from macs.data.pairs import Draws
+from macs.loading import audio_model_paths
 from macs.training.feature_store import CacheError, FeatureStore
 from macs.training.frozen_features import FrozenModels, embed_sources, encode_images, make_dataset
 from stage_two import arguments, make_pipeline, write_pair, write_pairs
@@ -46,11 +47,19 @@ class NotToBeLoaded(FrozenModels):
         raise AssertionError("the text encoder was loaded")
 
 
+def frozen_models(args, accelerator, sizes, frozen_class=FrozenModels):
+    paths = audio_model_paths(args.sd_path, args.pt_path, args.separator)
+    return frozen_class(
+        args.sd_path, paths, args.M, sizes, accelerator.device, data_dir=args.data_dir, cache_dir=args.cache_dir,
+        num_crops=args.num_crops, num_workers=0,
+    )  # fmt: skip
+
+
 def dataset_of(model, data, accelerator, frozen_class=FrozenModels, cache="cache", **options):
     options = {"cache_dir": data / cache} | options if cache else options
     args = train.parse_args(arguments(model, data / "data", data / "out", **options))
-    frozen = frozen_class(args, accelerator.device, bucket_sizes(BUCKETS, 64))
-    dataset, problems = make_dataset(args, accelerator, frozen, Draws(0, args.num_crops), 8)
+    frozen = frozen_models(args, accelerator, bucket_sizes(BUCKETS, 64), frozen_class)
+    dataset, problems = make_dataset(frozen, accelerator, args.dataset_name, args.data_set, Draws(0, args.num_crops), 8)
     frozen.prompt_embeds()
     return dataset, problems
 
@@ -59,7 +68,7 @@ def test_cached_features_are_those_computed_on_the_way(model, data, accelerator)
     cached, _ = dataset_of(model, data, accelerator)
     plain, _ = dataset_of(model, data, accelerator, cache="")
     args = train.parse_args(arguments(model, data / "data", data / "out"))
-    frozen = FrozenModels(args, accelerator.device, [])
+    frozen = frozen_models(args, accelerator, [])
     assert [p.image for p in cached.pairs] == [p.image for p in plain.pairs] and cached.sizes == plain.sizes
     crops = set()
     for index in range(7):
