@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from download.jobs import Gone, TryLater, add_job_arguments, run_jobs
+from download.jobs import Gone, JobOptions, TryLater, add_job_arguments, run_jobs
 from download.web import RemoteFile, download_file, read_json
 
 MACS = "https://api.github.com/repos/alxzzhou/MACS/contents/asset"
@@ -53,7 +53,15 @@ def main(argv=None, macs=MACS, avvp=AVVP, audioset=AUDIOSET):
     def complete(file, entry):  # a file of the same name may be the user's own: it is left alone
         return file.path.is_file()
 
-    code = run_jobs(files, download_file, args.output_dir, complete, args, journal_name="downloads.jsonl", unit="file")
+    code = run_jobs(
+        files,
+        download_file,
+        args.output_dir,
+        complete,
+        JobOptions.of(args),
+        journal_name="downloads.jsonl",
+        unit="file",
+    )
     return 1 if unlisted else code
 
 

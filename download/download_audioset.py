@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from download.jobs import add_job_arguments
+from download.jobs import JobOptions, add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment
 
 COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
@@ -52,7 +52,15 @@ def main(argv=None, download=download_segment):
             clips = [clip for clip in clips if clip.id in wanted]
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    return download_clips(clips, args.data_dir / "AudioSet" / "download", args, download)
+    return download_clips(
+        clips,
+        args.data_dir / "AudioSet" / "download",
+        JobOptions.of(args),
+        keep_video=args.keep_video,
+        max_height=args.max_height,
+        cookies=args.cookies,
+        download=download,
+    )
 
 
 if __name__ == "__main__":

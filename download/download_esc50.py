@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from download.jobs import Gone, TryLater, add_job_arguments, run_jobs
+from download.jobs import Gone, JobOptions, TryLater, add_job_arguments, run_jobs
 from download.web import RemoteFile, download_file, read_json
 
 LISTING = "https://api.github.com/repos/karolpiczak/ESC-50/git/trees/master?recursive=1"
@@ -48,7 +48,9 @@ def main(argv=None, listing=LISTING, files=FILES):
     def complete(file, entry):
         return file.path.is_file() and file.path.stat().st_size == file.size
 
-    return run_jobs(remote, download_file, root, complete, args, journal_name="downloads.jsonl", unit="file")
+    return run_jobs(
+        remote, download_file, root, complete, JobOptions.of(args), journal_name="downloads.jsonl", unit="file"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from download.jobs import INTERRUPTED, STOPPED, Gone, TryLater, add_job_arguments, run_jobs
+from download.jobs import INTERRUPTED, STOPPED, Gone, JobOptions, TryLater, add_job_arguments, run_jobs
 from download.split_zip import open_split_zip
 from download.web import RemoteFile, download_file, read_json
 from macs.files import write_beside
@@ -48,7 +48,9 @@ def main(argv=None, record=RECORD):
     def complete(file, entry):
         return file.path.is_file() and file.path.stat().st_size == file.size
 
-    code = run_jobs(files, download_file, root, complete, args, journal_name="downloads.jsonl", unit="archive")
+    code = run_jobs(
+        files, download_file, root, complete, JobOptions.of(args), journal_name="downloads.jsonl", unit="archive"
+    )
     if args.dry_run or code in (STOPPED, INTERRUPTED):
         return code
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from download.jobs import add_job_arguments
+from download.jobs import JobOptions, add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment
 from macs.data.labels import read_labels
 
@@ -44,7 +44,15 @@ def main(argv=None, download=download_segment):
         clips = read_clips(args.csv, args.min_labels)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    return download_clips(clips, args.data_dir / "LLP" / "download", args, download)
+    return download_clips(
+        clips,
+        args.data_dir / "LLP" / "download",
+        JobOptions.of(args),
+        keep_video=args.keep_video,
+        max_height=args.max_height,
+        cookies=args.cookies,
+        download=download,
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import SOME_FAILED, Gone, add_job_arguments, run_jobs
+from download.jobs import SOME_FAILED, Gone, JobOptions, add_job_arguments, run_jobs
 from download.journal import read_journal
 from download.preprocess_audioset import best_seconds
 from macs.data.labels import read_labels
@@ -318,7 +318,15 @@ def main(argv=None, similarity=ClipSimilarity):
         )
         videos_at_once = max(1, args.batch_size // 10)
     return run_jobs(
-        videos, work, root, complete, args, journal_name=JOURNAL, unit="video", finish=finish, batch=videos_at_once
+        videos,
+        work,
+        root,
+        complete,
+        JobOptions.of(args),
+        journal_name=JOURNAL,
+        unit="video",
+        finish=finish,
+        batch=videos_at_once,
     )
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
@@ -68,6 +69,24 @@ class Pace:
             self.free_at = max(self.free_at, time.monotonic() + seconds)
 
 
+@dataclass
+class JobOptions:
+    """What `add_job_arguments` asks for; the same names."""
+
+    limit: int | None = None
+    ids: list[str] | None = None
+    dry_run: bool = False
+    workers: int = 4
+    retry_gone: bool = False
+    interval: float = 1.0
+    retries: int = 5
+
+    @classmethod
+    def of(cls, args):
+        """Those of parsed arguments."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
+
+
 def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
     """The options that all long jobs have in common; interval None: work that sends no requests has no such option."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
@@ -98,20 +117,20 @@ def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
     )
 
 
-def select(jobs, args):
+def select(jobs, options):
     """The jobs that --ids and --limit leave. Raises SystemExit for an id that is not in the list."""
-    if args.ids:
+    if options.ids:
         by_id = {job.id: job for job in jobs}
-        if unknown := [id for id in args.ids if id not in by_id]:
+        if unknown := [id for id in options.ids if id not in by_id]:
             raise SystemExit(
                 f"--ids: {', '.join(unknown)} not in the list of {len(jobs)}, which begins with "
                 f"{', '.join(list(by_id)[:3])}."
             )
-        jobs = [by_id[id] for id in args.ids]
-    return jobs[: args.limit]
+        jobs = [by_id[id] for id in options.ids]
+    return jobs[: options.limit]
 
 
-def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=None, batch=1):
+def run_jobs(jobs, work, root, complete, options, *, journal_name, unit, finish=None, batch=1):
     """Does all jobs that are not complete or gone yet, prints a summary, and returns the exit code of the run:
     0 if all came to an end, SOME_FAILED, STOPPED (full disk, no network), INTERRUPTED (Ctrl-C).
 
@@ -121,26 +140,26 @@ def run_jobs(jobs, work, root, complete, args, *, journal_name, unit, finish=Non
     complete(job, entry): whether the job's results are in place; entry is its journal entry or None.
     finish([(job, folder, facts)]): if given, called in the main thread with `batch` finished jobs at a time, before
         they enter the journal, to do what is better done for many at once; it updates the facts.
-    args: of add_job_arguments.
+    options: JobOptions.
     """
     root = Path(root)
-    jobs = select(jobs, args)
-    if args.dry_run:
+    jobs = select(jobs, options)
+    if options.dry_run:
         entries, _ = read_journal(root / journal_name)
-        todo = remaining(jobs, entries, complete, args.retry_gone)
+        todo = remaining(jobs, entries, complete, options.retry_gone)
         print(f"{root}: {len(jobs)} {unit}s, {len(todo)} to do" + (", of which the first are:" if todo else "."))
         for job in todo[:10]:
             print(f"  {job}")
         return 0
 
     with Journal(root / journal_name) as journal:
-        todo = remaining(jobs, journal.entries, complete, args.retry_gone)
+        todo = remaining(jobs, journal.entries, complete, options.retry_gone)
         todo_ids = {job.id for job in todo}
         for job in jobs:  # killed between the renaming and the journal
             known = journal.entries.get(job.id, {}).get("state")
             if job.id not in todo_ids and known not in ("done", "gone"):
                 journal.add(job.id, "done")
-        problem = run_todo(todo, work, root, journal, args, unit, finish, batch)
+        problem = run_todo(todo, work, root, journal, options, unit, finish, batch)
         shutil.rmtree(root / PARTIAL, ignore_errors=True)  # also what a killed run was at
         entries = journal.entries
     states = Counter(entries.get(job.id, {}).get("state", "open") for job in jobs)
@@ -163,10 +182,10 @@ def remaining(jobs, entries, complete, retry_gone):
     return [job for job in jobs if not is_over(job)]
 
 
-def run_todo(todo, work, root, journal, args, unit, finish, batch):
+def run_todo(todo, work, root, journal, options, unit, finish, batch):
     """The loop of run_jobs. Returns why it stopped early, or None."""
     stop = threading.Event()
-    pace = Pace(args.interval, stop)
+    pace = Pace(options.interval, stop)
 
     def attempt(number, job):
         folder = root / PARTIAL / str(number)
@@ -182,7 +201,7 @@ def run_todo(todo, work, root, journal, args, unit, finish, batch):
             except TryLater as error:
                 check_disk(root)
                 failures = 1 if error.progress else failures + 1
-                if failures > args.retries:
+                if failures > options.retries:
                     return "failed", str(error), folder, {}
                 if error.after:
                     pace.pause(error.after)
@@ -211,12 +230,12 @@ def run_todo(todo, work, root, journal, args, unit, finish, batch):
 
     problem, in_a_row, counts = None, 0, Counter()
     queue, running, finished = iter(enumerate(todo)), {}, []
-    executor = ThreadPoolExecutor(args.workers)
+    executor = ThreadPoolExecutor(options.workers)
     bar = tqdm(total=len(todo), unit=unit, dynamic_ncols=True, disable=not todo)
     try:
         while True:
             # a window, not all at once: what waits for `finish` lies on the disk
-            for number, job in islice(queue, args.workers + 2 * batch - len(running)):
+            for number, job in islice(queue, options.workers + 2 * batch - len(running)):
                 running[executor.submit(attempt, number, job)] = job
             if not running:
                 break

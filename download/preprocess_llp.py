@@ -67,11 +67,11 @@ def counts_of_predictions(path, threshold=0.5):
     return {str(id)[:11]: row for id, row in zip(ids, counts.tolist(), strict=True)}
 
 
-def read_annotations(args):
-    """The counts of the annotations that the arguments name; says of which videos there are none."""
-    videos = list(read_labels(args.videos))
-    audible, visible = read_events(args.audio_events), read_events(args.visual_events)
-    for path, events in ((args.audio_events, audible), (args.visual_events, visible)):
+def read_annotations(videos_path, audio_events, visual_events):
+    """The counts of the annotations in these files; says of which videos there are none."""
+    videos = list(read_labels(videos_path))
+    audible, visible = read_events(audio_events), read_events(visual_events)
+    for path, events in ((audio_events, audible), (visual_events, visible)):
         if missing := [video for video in videos if video not in events]:
             print(
                 f"{path}: no events of {len(missing)} videos, so none of their events is both heard and seen: "
@@ -93,7 +93,10 @@ def main(argv=None):
         parser.error("give either --videos (for annotations) or --predictions")
 
     try:
-        counts = counts_of_predictions(args.predictions, args.threshold) if args.predictions else read_annotations(args)
+        if args.predictions:
+            counts = counts_of_predictions(args.predictions, args.threshold)
+        else:
+            counts = read_annotations(args.videos, args.audio_events, args.visual_events)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     write_json(counts, args.output)

@@ -124,9 +124,10 @@ def add_arguments(parser):
     parser.add_argument("--cookies", help="cookies.txt of a browser that is signed in, where YouTube asks for it")
 
 
-def download_clips(clips, root, args, download=download_segment):
+def download_clips(clips, root, options, *, keep_video, max_height, cookies, download=download_segment):
     """Fetches clips to root/video/<id>.mp4 and root/audio/<id>.wav; returns the exit code.
 
+    options: JobOptions. keep_video, max_height, cookies: as the options of `add_arguments`.
     download(clip, folder, ...): as download_segment; tests put something else in YouTube's place.
     """
     ffmpeg = find_ffmpeg()
@@ -136,9 +137,7 @@ def download_clips(clips, root, args, download=download_segment):
         return root / "audio" / f"{clip.id}.wav", root / "video" / f"{clip.id}.mp4"
 
     def work(clip, folder, stop):
-        segment = download(
-            clip, folder, ffmpeg=ffmpeg, video=args.keep_video, max_height=args.max_height, cookies=args.cookies
-        )
+        segment = download(clip, folder, ffmpeg=ffmpeg, video=keep_video, max_height=max_height, cookies=cookies)
         wav, mp4 = paths(clip)
         new_wav = folder / "audio.wav"
         try:
@@ -162,13 +161,13 @@ def download_clips(clips, root, args, download=download_segment):
         seconds = soundfile.info(new_wav).duration
         if seconds < MIN_SECONDS:
             raise Gone(f"only {seconds:.2f} s of sound in the segment")
-        if args.keep_video:
+        if keep_video:
             publish(segment, mp4)
         publish(new_wav, wav)
         return {"seconds": round(seconds, 3)}
 
     def complete(clip, entry):
         wav, mp4 = paths(clip)
-        return wav.is_file() and (mp4.is_file() or not args.keep_video)
+        return wav.is_file() and (mp4.is_file() or not keep_video)
 
-    return run_jobs(clips, work, root, complete, args, journal_name="downloads.jsonl", unit="clip")
+    return run_jobs(clips, work, root, complete, options, journal_name="downloads.jsonl", unit="clip")

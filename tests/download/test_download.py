@@ -5,8 +5,8 @@ import random
 import shutil
 import threading
 import time
-from argparse import Namespace
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,19 +20,8 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 DATA = bytes(random.Random(0).randbytes(300_000))
 
 
-def args(**changes):
-    return Namespace(
-        **{
-            "limit": None,
-            "ids": None,
-            "dry_run": False,
-            "workers": 2,
-            "interval": 0.0,
-            "retries": 3,
-            "retry_gone": False,
-        }
-        | changes
-    )
+def options(**changes):
+    return jobs.JobOptions(**{"workers": 2, "interval": 0.0, "retries": 3} | changes)
 
 
 # Files over HTTP
@@ -45,7 +34,7 @@ def fetch(server, folder, names, **changes):
         web.download_file,
         folder,
         lambda file, entry: file.path.is_file(),
-        args(**changes),
+        options(**changes),
         journal_name="downloads.jsonl",
         unit="file",
     )
@@ -119,7 +108,7 @@ def test_retry_after_as_a_date():
 
 
 def test_no_network_stops_the_run_and_gives_nothing_up(tmp_path, capsys):
-    refused = Namespace(url="http://127.0.0.1:9")  # the discard port: nobody listens
+    refused = SimpleNamespace(url="http://127.0.0.1:9")  # the discard port: nobody listens
     names = [f"f{number}" for number in range(100)]
     assert fetch(refused, tmp_path, names, retries=0) == jobs.STOPPED
     states = [entry["state"] for entry in read_journal(tmp_path / "downloads.jsonl")[0].values()]
@@ -157,7 +146,7 @@ def run(root, names, work, **changes):
         work,
         root,
         lambda job, entry: (root / f"{job.id}.txt").is_file(),
-        args(**changes),
+        options(**changes),
         journal_name="journal.jsonl",
         unit="job",
     )
@@ -231,7 +220,7 @@ def test_any_failure_on_a_nearly_full_disk_counts_as_a_full_disk(tmp_path, monke
     def work(job, folder, stop):
         raise TryLater("yt-dlp: ffmpeg exited with code 1")
 
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Namespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     assert run(tmp_path, "abc", work) == jobs.STOPPED
     assert not read_journal(tmp_path / "journal.jsonl")[0]
 
