@@ -183,7 +183,7 @@ def labels_by_video(path):
     return {re.sub(r"^(.{11})_[\d.]+_[\d.]+$", r"\1", id): names for id, names in read_labels(path).items()}
 
 
-def main(argv=None, similarity=ClipSimilarity):
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="DATA_DIR")
     parser.add_argument("--dataset_name", required=True, choices=["LLP", "AudioSet", "Landscape"])
@@ -219,6 +219,13 @@ def main(argv=None, similarity=ClipSimilarity):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of CLIP")
     add_job_arguments(parser, workers=os.cpu_count(), interval=None)
     args = parser.parse_args(argv)
+    if args.choose == "clip" and not args.labels_csv:
+        parser.error("--choose clip needs --labels_csv")
+    return args
+
+
+def main(argv=None, similarity=ClipSimilarity):
+    args = parse_args(argv)
     root = args.data_dir / args.dataset_name
     video_dir = args.video_dir or root / "download" / "video"
     ffmpeg = find_ffmpeg()
@@ -248,8 +255,6 @@ def main(argv=None, similarity=ClipSimilarity):
     ]
     labels = {}
     if args.choose == "clip":
-        if not args.labels_csv:
-            parser.error("--choose clip needs --labels_csv")
         try:
             labels = labels_by_video(args.labels_csv)
         except (OSError, ValueError) as error:
