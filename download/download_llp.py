@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from download.jobs import JobOptions, add_job_arguments
-from download.youtube import Clip, add_arguments, download_clips, download_segment
+from download.youtube import Clip, add_arguments, download_clips, download_segment, video_options
 from macs.data.labels import read_labels
 
 
@@ -48,9 +48,7 @@ def main(argv=None, download=download_segment):
         clips,
         args.data_dir / "LLP" / "download",
         JobOptions.of(args),
-        keep_video=args.keep_video,
-        max_height=args.max_height,
-        cookies=args.cookies,
+        **video_options(args),
         download=download,
     )
 

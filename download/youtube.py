@@ -124,6 +124,11 @@ def add_arguments(parser):
     parser.add_argument("--cookies", help="cookies.txt of a browser that is signed in, where YouTube asks for it")
 
 
+def video_options(args):
+    """What `add_arguments` asked for, by name, for `download_clips`."""
+    return {"keep_video": args.keep_video, "max_height": args.max_height, "cookies": args.cookies}
+
+
 def download_clips(clips, root, options, *, keep_video, max_height, cookies, download=download_segment):
     """Fetches clips to root/video/<id>.mp4 and root/audio/<id>.wav; returns the exit code.
 
