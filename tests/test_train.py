@@ -115,6 +115,24 @@ def test_the_loss_is_the_noise_prediction_error(model, tmp_path):
     assert not seen["source_embeds"][1].any() and torch.equal(seen["source_embeds"][0], batch["source_embeds"][0])
 
 
+def test_v_prediction_has_its_own_target(model):
+    batch = random_batch(4)
+    noise_scheduler = DDPMScheduler.from_pretrained(model, subfolder="scheduler", prediction_type="v_prediction")
+    mean, logvar = batch["moments"].chunk(2, dim=1)
+    latents = 0.5 * (mean + (0.5 * logvar).exp() * batch["posterior_noise"])
+    alpha = noise_scheduler.alphas_cumprod[batch["timestep"]][:, None, None, None]
+    velocity = alpha.sqrt() * batch["noise"] - (1 - alpha).sqrt() * latents  # Salimans & Ho, 2022
+
+    def denoiser(latents, timesteps, source_embeds, prompt_embeds):
+        return velocity + torch.arange(4.0)[:, None, None, None]
+
+    losses = train.denoising_losses(denoiser, noise_scheduler, batch, torch.zeros(1, 77, 32), 0.5)
+    assert losses.tolist() == pytest.approx([0, 1, 4, 9], abs=1e-4)
+    weighted = train.denoising_losses(denoiser, noise_scheduler, batch, torch.zeros(1, 77, 32), 0.5, snr_gamma=0.5)
+    snr = (alpha / (1 - alpha)).flatten()
+    torch.testing.assert_close(weighted, losses * torch.minimum(snr, torch.tensor(0.5)) / (snr + 1))
+
+
 def test_source_dropout_gives_some_steps_the_first_sources_alone(model, shared, tmp_path, monkeypatch):
     counts = np.bincount([sources_heard(6, 0.3, 0, step) for step in range(6000)], minlength=7) / 6000
     assert counts == pytest.approx([0, *[0.05] * 5, 0.75], abs=0.02)
@@ -209,13 +227,19 @@ def test_training_leaves_an_adapter_that_inference_hears_with(model, shared, tmp
     assert pictures == ["step_000003.png", "step_000005.png"]  # 16 pairs in 3 buckets, 9 batches of 2, 2 to a step
     assert Image.open(out / "figures" / pictures[0]).width > 500
 
-    images, sound = {}, torch.randn(1, 16000) * 0.1
-    for name, adapter in (("before", ""), ("after", out / "adapter")):
-        pipe = load_pipeline(model, str(adapter), "Mine", 2)
-        pipe.set_progress_bar_config(disable=True)
+    # heard with: not as the pipeline's own adapter draws, and not as the one that this training began with
+    pipe, sound, images = load_pipeline(model, str(out / "adapter"), "Mine", 2), torch.randn(1, 16000) * 0.1, {}
+    with pipe.adapter.detached(pipe.unet):
+        start = train.make_adapter(pipe.unet, model, 2, 32, seed=0)
+    own = MACSPipeline.from_pretrained(model).adapter
+    pipe.set_progress_bar_config(disable=True)
+    trained = {name: value.clone() for name, value in pipe.adapter.state_dict().items()}
+    for name, weights in (("trained", trained), ("own", own.state_dict()), ("start", start.state_dict())):
+        pipe.adapter.load_state_dict(weights)
         settings = {"num_inference_steps": 1, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
         images[name] = pipe(sound, **settings).images
-    assert not torch.equal(images["before"], images["after"])
+    assert (images["trained"] - images["own"]).abs().max() > 1e-3
+    assert (images["trained"] - images["start"]).abs().max() > 1e-3
 
 
 def test_training_the_unet_leaves_a_pipeline(model, shared, tmp_path):
