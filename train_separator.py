@@ -15,15 +15,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from macs import ClapEncoder, Separator
+from macs import Separator
 from macs.audio import SAMPLE_RATE, SILENCE, load_clip
 from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of, with_labels
 from macs.data.labels import label_texts
 from macs.files import write_folder_beside
+from macs.loading import open_clap, open_one_separator
 from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
 from macs.options import integer, number
 from macs.plots import sources_figure
-from macs.released import CheckpointError, export_separator, open_separator
+from macs.released import CheckpointError, export_separator
 from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
 from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
@@ -98,28 +99,18 @@ def loss_weights(losses, alpha):
     return weights
 
 
-def open_clap(path, tokenizer=None):
-    """(ClapEncoder, tokenizer), frozen, from what --clap names."""
-    folder = Path(path)
-    if folder.suffix == ".pt":
-        clap = open_separator(path)[1]
-        tokenizer = tokenizer or "roberta-base"
-    elif (folder / "clap").is_dir():
-        clap = ClapEncoder.from_pretrained(folder / "clap")
-        tokenizer = tokenizer or folder / "clap_tokenizer"
-    else:
-        clap = ClapEncoder.from_pretrained(path)
-    return clap.float().eval().requires_grad_(False), AutoTokenizer.from_pretrained(tokenizer or path)
+def clap_tokenizer(clap_path, tokenizer_path):
+    """The tokenizer of what --clap names: --clap_tokenizer if given, else CLAP's own, roberta-base for a .pt."""
+    folder = Path(clap_path)
+    own = "roberta-base" if folder.suffix == ".pt" else folder / "clap_tokenizer"
+    return AutoTokenizer.from_pretrained(
+        tokenizer_path or (own if own == "roberta-base" or own.is_dir() else clap_path)
+    )
 
 
 def open_start(path, num_sources, num_samples):
-    """The separator that --finetune names, a released .pt or a folder, in float32; it must have the sizes asked for."""
-    folder = Path(path)
-    if folder.suffix == ".pt":
-        separator = open_separator(folder)[0]
-    else:
-        folder = folder / "separator" if (folder / "separator").is_dir() else folder
-        separator = Separator.from_pretrained(folder).float()
+    """The separator that --finetune names, in float32; it must have the sizes asked for. Raises CheckpointError."""
+    separator = open_one_separator(path).train()  # batch norm and dropout, as of a new one
     found = separator.config.num_sources, separator.config.num_samples
     if found != (num_sources or found[0], num_samples):
         raise CheckpointError(
@@ -224,8 +215,8 @@ def train(args):
     accelerator.print(f"{len(training)} clips to train, {len(validation)} to validate, {len(texts)} texts")
 
     # CLAP is frozen: it stays out of the optimizer, but gradients flow through it to the signals
-    clap, tokenizer = open_clap(args.clap, args.clap_tokenizer)
-    clap.to(accelerator.device)
+    clap = open_clap(args.clap).requires_grad_(False).to(accelerator.device)
+    tokenizer = clap_tokenizer(args.clap, args.clap_tokenizer)
     with torch.no_grad():  # every text is embedded once
         text_table = torch.cat([clap.encode_text(texts[i : i + 64], tokenizer) for i in range(0, len(texts), 64)])
 

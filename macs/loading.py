@@ -86,15 +86,25 @@ def open_audio_models(separator_path, clap_path, num_sources=None):
             f"{separator_path}: expected a separator with M = {num_sources}, but it has {found}; M belongs to the "
             "weights: leave --M out, give --M 1 for no separation, or a separator trained with that M"
         )
-    elif separator_path.is_file():
-        separator, clap = open_separator(separator_path)
     else:
-        separator = Separator.from_pretrained(separator_path)
-    if clap_path.is_dir():
-        clap = ClapEncoder.from_pretrained(clap_path)
-    elif clap_path != separator_path or num_sources == 1:
-        clap = open_separator(clap_path)[1]
-    return separator.float().eval(), clap.float().eval()
+        separator = open_one_separator(separator_path)
+    return separator, open_clap(clap_path)
+
+
+def open_one_separator(path):
+    """A separator in float32 and eval mode: of the released .pt, a pipeline, or train_separator.py's folder."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        return open_separator(path)[0].float().eval()
+    return Separator.from_pretrained(path / "separator" if (path / "separator").is_dir() else path).float().eval()
+
+
+def open_clap(path):
+    """CLAP in float32 and eval mode: of the released separator .pt, a pipeline, or a ClapModel's folder or hub id."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        return open_separator(path)[1].float().eval()
+    return ClapEncoder.from_pretrained(path / "clap" if (path / "clap").is_dir() else path).float().eval()
 
 
 def weight_files(path):
