@@ -7,11 +7,11 @@ them. What may not be passed on under CC0, CC BY, MIT or as public domain is lef
 
 import argparse
 import csv
-import os
 import re
 import shutil
 from pathlib import Path
 
+from macs.files import write_beside
 from soundscapes.sound.recordings import COLUMNS
 
 # The classes of ESC-10 by their number in ESC-50, as its own archive names them, and the world's name
@@ -137,10 +137,9 @@ def main(argv=None):
         name = f"{label}/{package}-{path.name}"
         copy(path, args.output_dir / name)
         rows.append((name, label, source, author, licence, "test" if package in args.test else "train"))
-    beside = args.output_dir / "recordings.csv.new"
-    with open(beside, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    os.replace(beside, args.output_dir / "recordings.csv")
+    with write_beside(args.output_dir / "recordings.csv") as partial:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     print(f"{args.output_dir}: {len(rows)} recordings, {sum(row[-1] == 'test' for row in rows)} of them for testing")
 
 
@@ -149,10 +148,8 @@ def copy(path, target):
     if not path.is_file():
         raise SystemExit(f"{path}: listed, but there is no such file")
     if not target.is_file() or target.stat().st_size != path.stat().st_size:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f"unfinished-{target.name}")
-        shutil.copyfile(path, beside)
-        os.replace(beside, target)
+        with write_beside(target) as partial:
+            shutil.copyfile(path, partial)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def compared_settings(arguments, not_compared, **more):
     """What a run that resumes must share: all arguments {name: value} but those named not_compared, and more.
 
     Those that name files are compared by what `more` holds of their contents (see `tensors_fingerprint`,
-    `macs.training.feature_store.fingerprint`).
+    `macs.files.fingerprint`).
     """
     return {name: value for name, value in arguments.items() if name not in not_compared} | more
 
