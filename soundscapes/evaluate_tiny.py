@@ -3,6 +3,7 @@
 Separation: SI-SDR improvement over the mixture, of the best sums of signals and of single ones. Pictures: macro F1 of
 the classes that the judge sees in them, and the Fréchet distance in the judge's features to the painted ones. MACS is
 held against the same training without separation, its first sources alone, the true stems and the text prompt.
+With --recordings the same is asked of real recordings, alone and two at once, of the folder's split test.
 OUTPUT_DIR gets results.txt, .md, .json, .png and examples.png. Interrupted, it goes on; what other weights or settings
 gave is never taken for these.
 
@@ -25,9 +26,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from macs.audio import AudioError
 from macs.files import fingerprint, write_beside
 from macs.loading import audio_model_paths, load_pipeline, weight_files
 from macs.released import CheckpointError
+from soundscapes import real_recordings
 from soundscapes.judge import Judge
 from soundscapes.report import examples_figure, interpolation_figure, results_figure, tables
 from soundscapes.training import DEVICE, Items
@@ -151,6 +154,8 @@ def parse_arguments():
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="(default: all)")
     parser.add_argument("--scenes", type=int, default=200, help="of each number of sources (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="each has its own scenes and noise (default: %(default)s)")
+    parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
+    parser.add_argument("--pairs", type=int, default=100, help="of recordings, each a mixture (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
     parser.add_argument("--guidance_scale", type=float, default=7.5, help="(default: %(default)s)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="bf16: pictures twice as fast")
@@ -197,6 +202,13 @@ def main():
         pipe, baseline, judge, args.output_dir / "measured", fingerprints,
         variants=args.variants, num_scenes=args.scenes, num_seeds=args.seeds, num_workers=args.num_workers, **sampling,
     )  # fmt: skip
+    if args.recordings:
+        try:
+            results["real"] = real_recordings.measure(
+                pipe, baseline, judge, args.recordings, num_pairs=args.pairs, num_seeds=args.seeds, **sampling
+            )
+        except AudioError as error:
+            sys.exit(f"--recordings {error}")
     results["settings"] = {"scenes of each number of sources": args.scenes, "seeds": args.seeds, "steps": args.steps}
     results["settings"] |= {"guidance_scale": args.guidance_scale}
     text, markdown = tables(results)

@@ -3,17 +3,20 @@
     python soundscapes/make_soundscapes.py --data_dir data --train 10000 --test 500
 
 makes data/Soundscapes/{train,test}/{audio/<id>.wav,image/<id>_frame_0.jpg}, Soundscapes.csv with the labels and
-captions.csv. Interrupted or called again with larger numbers, it makes only what is missing.
+captions.csv. Interrupted or called again with larger numbers, it makes only what is missing. With --recordings about
+half of the sources there are recordings of are real: in the training split those of split train, in the other of test.
 """
 
 import argparse
 import os
 from pathlib import Path
 
+from macs.audio import AudioError
 from soundscapes.scenes import write_soundscapes
+from soundscapes.sound.recordings import Recordings
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="data", help="DATASET_NAME/ is made in here (default: data)")
     parser.add_argument("--dataset_name", default="Soundscapes", help="(default: Soundscapes)")
@@ -23,11 +26,19 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes (default: 0)")
     parser.add_argument("--stems", action="store_true", help="also write each source as stems/<id>_<label>.wav")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    args = parser.parse_args()
+    parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
+    args = parser.parse_args(argv)
 
     counts = {"train": args.train, "test": args.test}
+    recordings = {}
+    for split, count in counts.items():
+        if args.recordings and count:
+            try:
+                recordings[split] = Recordings(args.recordings, split)
+            except AudioError as error:
+                raise SystemExit(f"--recordings {error}") from None
     write_soundscapes(
-        args.data_dir, counts, args.seed, args.stems, args.num_workers, args.dataset_name, args.max_sources
+        args.data_dir, counts, args.seed, args.stems, args.num_workers, args.dataset_name, args.max_sources, recordings
     )
     print(f"Wrote {args.train} training and {args.test} test scenes to {Path(args.data_dir) / args.dataset_name}")
 

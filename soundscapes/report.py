@@ -53,22 +53,50 @@ def table_rows(results):
     return [head, *body]
 
 
+def real_rows(results):
+    """The rows of the table of real recordings, the first the head; `measure` of soundscapes/real_recordings.py."""
+    columns = {
+        ("one", "seen"): "one sound: seen",
+        ("one", "by_class"): "mean of the classes",
+        ("one", "things"): "things seen",
+        ("none", "things"): "unknown sound: things seen",
+        ("pairs", "seen"): "two at once: seen",
+        ("pairs", "both"): "both seen",
+        ("pairs", "f1"): "F1",
+    }
+    rows = [["real recordings", *columns.values()]]
+    for variant in ("macs", "mixture"):
+        if variant in results:
+            values = [results[variant].get(group, {}).get(name) for group, name in columns]
+            rows.append([NAMES[variant], *("–" if value is None else f"{value:.3f}" for value in values)])
+    if "lead" in results:
+        mean, low, high = results["lead"]
+        rows.append(["lead over no separation (95% interval)", *[""] * 6, f"{mean:.3f} ({low:.3f} to {high:.3f})"])
+    return rows
+
+
+def _text_and_markdown(table):
+    """(plain text, markdown) of rows of cells, the first the head; lists of lines."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    text = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    markdown = ["| " + " | ".join(row) + " |" for row in table]
+    text.insert(1, "-+-".join("-" * width for width in widths))
+    markdown.insert(1, "|" + "---|" * len(table[0]))
+    return text, markdown
+
+
 def tables(results):
     """(plain text, markdown) of the results."""
-    table, settings = table_rows(results), results["settings"]
+    settings = results["settings"]
     note = (
         "F1: macro F1 of the classes that the judge sees in the pictures; FD: Fréchet distance in its features; ± is "
     )
     note += "the deviation over the seeds; " + ", ".join(f"{name} {value}" for name, value in settings.items())
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    text = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    rule = "-+-".join("-" * width for width in widths)
-    markdown = ["| " + " | ".join(row) + " |" for row in table]
-    dashes = "|" + "---|" * len(table[0])
-    return (
-        "\n".join([note, "", text[0], rule, *text[1:], ""]),
-        "\n".join([markdown[0], dashes, *markdown[1:], "", f"*{note}*", ""]),
-    )
+    text, markdown = [note, ""], []
+    for table in [table_rows(results), *([real_rows(results["real"])] if "real" in results else [])]:
+        for lines, added in zip((text, markdown), _text_and_markdown(table), strict=True):
+            lines += [*added, ""]
+    return "\n".join(text), "\n".join([*markdown, f"*{note}*", ""])
 
 
 def results_figure(results):

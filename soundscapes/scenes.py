@@ -188,14 +188,14 @@ def write_soundscapes(
 ):
     """Writes {split: number of scenes} as DATA_DIR/<dataset_name>/{split}/{audio,image} with their labels.
 
-    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn; with recordings (of a split that
-    befits the scenes') some of their sources are real. <dataset_name>.csv (filename,
-    event_labels) and captions.csv (filename, caption) list the scenes of this call. Called again it makes only what is
-    missing.
+    With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn; with recordings, {split:
+    Recordings}, some of their sources are real. <dataset_name>.csv (filename, event_labels) and captions.csv (filename,
+    caption) list the scenes of this call. Called again it makes only what is missing.
     """
     root = Path(data_dir) / dataset_name
     for split, count in counts.items():
-        write = partial(_write_number, split, root / split, seed, stems, max_sources, recordings)
+        heard = (recordings or {}).get(split)
+        write = partial(_write_number, split, root / split, seed, stems, max_sources, heard)
         process_map(write, range(count), max_workers=max(1, num_workers), chunksize=1, desc=f"{split} scenes")
     scenes = [
         _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)
