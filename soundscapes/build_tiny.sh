@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 OUTPUT_DIR="${OUTPUT_DIR:-asset/macs-tiny}"        # receives the finished model; an earlier one is replaced
 WORK_DIR="${WORK_DIR:-checkpoints/tiny}"           # all that is made on the way; evaluate_tiny.py reads it
 SEED="${SEED:-0}"
+RECORDINGS="${RECORDINGS:-}"                       # real sounds, as prepare_recordings.py collects them; "": recipes alone
 NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"  # processes that synthesise, paint and read
 MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: bf16 on GPUs, and CPUs that have it
 
@@ -44,6 +45,7 @@ if [ -z "$MIXED_PRECISION" ]; then
 fi
 bf16=(); if [ "$MIXED_PRECISION" = bf16 ]; then bf16=(--bf16); fi
 model="$WORK_DIR/model" data="$WORK_DIR/data" separator="$WORK_DIR/separator/separator" identity="$WORK_DIR/identity"
+real=(); if [ -n "$RECORDINGS" ]; then real=(--recordings "$RECORDINGS"); fi
 mkdir -p "$WORK_DIR/done"
 
 # step NAME COMMAND...: runs it unless it is done, and says how long it took
@@ -79,13 +81,15 @@ resuming() {
 tiny=(--model_dir "$model" --output_dir "$WORK_DIR" --seed "$SEED" --num_workers "$NUM_WORKERS" "${bf16[@]}")
 step model python soundscapes/make_tiny.py --output_dir "$model" --seed "$SEED"
 step vae python soundscapes/train_vae.py --scenes "$VAE_SCENES" --batch_size "$VAE_BATCH_SIZE" "${tiny[@]}"
-step clap python soundscapes/train_clap.py --scenes "$CLAP_SCENES" --batch_size "$CLAP_BATCH_SIZE" "${tiny[@]}"
+step clap python soundscapes/train_clap.py --scenes "$CLAP_SCENES" --batch_size "$CLAP_BATCH_SIZE" \
+    "${tiny[@]}" "${real[@]}"
 step unet python soundscapes/train_unet.py --scenes "$UNET_SCENES" --steps "$UNET_STEPS" \
     --batch_size "$UNET_BATCH_SIZE" "${tiny[@]}"
 
 # The two stages of the paper, and stage two once more without separation: of one signal, mixture consistency makes the
 # mixture itself, whatever the weights, so a separator with M = 1 is the identity
-scenes=(python soundscapes/make_soundscapes.py --data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --test 64)
+scenes=(python soundscapes/make_soundscapes.py --data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --test 64
+    "${real[@]}")
 launch=(accelerate launch --num_processes 1 --num_machines 1 --mixed_precision "$MIXED_PRECISION" --dynamo_backend no)
 both=(--data_dir "$data" --seed "$SEED" --num_workers "$NUM_WORKERS" --gradient_accumulation_steps 1)
 stage_two=(train.py --sd_path "$model" --cache_dir "$WORK_DIR/cache" --num_crops 1 --dataset_name Soundscapes
@@ -108,7 +112,7 @@ step separator resuming "$WORK_DIR/separator" "${launch[@]}" train_separator.py 
     --lr "$SEPARATOR_LR" --batch_size "$SEPARATOR_BATCH_SIZE" --checkpointing_steps 100 \
     --decorrelation "$SEPARATOR_DECORRELATION" "${both[@]}"
 step clap_separated python soundscapes/train_clap.py --separator "$separator" --scenes "$SEPARATED_SCENES" \
-    --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}"
+    --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}" "${real[@]}"
 step scenes "${scenes[@]}" --train "$SCENES"
 train_adapter generator --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
@@ -119,4 +123,4 @@ step judge python soundscapes/train_judge.py --output_dir "$WORK_DIR/judge" --sc
 step assemble python soundscapes/make_tiny.py --adapter "$WORK_DIR/generator/adapter" --model_dir "$model" \
     --output_dir "$OUTPUT_DIR"
 echo "Hear it: SD_PATH=$OUTPUT_DIR bash inference.sh"
-echo "Measure it: python soundscapes/evaluate_tiny.py --model_dir $OUTPUT_DIR --work_dir $WORK_DIR"
+echo "Measure it: python soundscapes/evaluate_tiny.py --model_dir $OUTPUT_DIR --work_dir $WORK_DIR ${real[*]}"

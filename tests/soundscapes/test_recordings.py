@@ -134,7 +134,8 @@ def test_scenes_take_recordings_in_place_of_recipes(folder):
 
 
 def test_written_scenes_hold_recordings(folder, tmp_path):
-    write_soundscapes(tmp_path, {"train": 4}, stems=True, num_workers=0, recordings=Recordings(folder, share=5.0))
+    recordings = {"train": Recordings(folder, share=5.0)}
+    write_soundscapes(tmp_path, {"train": 4}, stems=True, num_workers=0, recordings=recordings)
     for index in range(4):
         scene = make_scene("train", index, recordings=Recordings(folder, share=5.0))
         path = tmp_path / "Soundscapes" / "train" / "audio" / f"{scene.id}.wav"
