@@ -13,16 +13,8 @@ import numpy as np
 import soxr
 import torch
 
-from macs.decoding import (
-    AUDIO_SUFFIXES,
-    MAX_CHANNELS,
-    MAX_RATE,
-    MIN_RATE,
-    AudioError,
-    decode,
-    find_recordings,
-    scale,
-)
+from macs.decoding import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, decode, scale
+from macs.recordings import AUDIO_SUFFIXES, find_recordings
 
 __all__ = [
     "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "duration", "find_recordings",
