@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import soundfile
 import torch
 from PIL import Image
 
@@ -23,6 +22,7 @@ from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
 from download.jobs import SOME_FAILED, Gone, JobOptions, add_job_arguments, run_jobs
 from download.journal import read_journal
 from download.preprocess_audioset import best_seconds
+from macs.audio import duration
 from macs.data.labels import read_labels
 from macs.files import publish, sha256, visible_files
 
@@ -121,7 +121,7 @@ def extract(ffmpeg, path, folder, threads=1):
     except FFmpegError as error:
         raise Gone(str(error)) from None
     seconds = sorted(int(image.stem) for image in folder.glob("*.jpg"))
-    length = soundfile.info(folder / "audio.wav").duration
+    length = duration(folder / "audio.wav")
     if not seconds or length < MIN_SECONDS:
         raise Gone(f"only {length:.2f} s of sound and {len(seconds)} s of pictures in it")
     notes = []

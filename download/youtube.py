@@ -5,13 +5,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from yt_dlp import YoutubeDL
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import DownloadError, download_range_func
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
 from download.jobs import Gone, TryLater, run_jobs
+from macs.audio import duration
 from macs.files import publish
 
 MIN_SECONDS = 1.0  # a shorter piece is no clip
@@ -163,7 +163,7 @@ def download_clips(clips, root, options, *, keep_video, max_height, cookies, dow
             if "no sound" in str(error):
                 raise Gone(str(error)) from None
             raise TryLater(f"ffmpeg: {error}") from None
-        seconds = soundfile.info(new_wav).duration
+        seconds = duration(new_wav)
         if seconds < MIN_SECONDS:
             raise Gone(f"only {seconds:.2f} s of sound in the segment")
         if keep_video:

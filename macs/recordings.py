@@ -10,6 +10,7 @@ AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".oga", ".m4a", ".m4b", ".aac", ".mp2", ".wma",
     ".au", ".snd", ".caf", ".w64", ".rf64", ".amr", ".weba", ".mka", ".ac3", ".wv", ".ape", ".tta",
 )  # fmt: skip
+UNFINISHED_SUFFIXES = (".part", ".crdownload", ".tmp")  # of downloads that broke off or are under way
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".3gp", ".3g2", ".avi", ".wmv", ".mpg", ".mpeg", ".flv")
 
 
@@ -46,7 +47,7 @@ def is_recording(path):
     if suffix in AUDIO_SUFFIXES + VIDEO_SUFFIXES:
         return True
     known = _KNOWN_TYPES.guess_type(f"a{suffix}")[0]
-    if known and not known.startswith(("audio/", "video/")):
+    if suffix in UNFINISHED_SUFFIXES or known and not known.startswith(("audio/", "video/")):
         return False
     try:
         decode(path, lambda decoder: next(decoder.blocks(0, 1), None))

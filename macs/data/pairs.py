@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
-from macs.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, duration, load_clip
+from macs.audio import SAMPLE_RATE, AudioError, duration, find_recordings, load_clip
 from macs.data.buckets import BUCKETS, LANDSCAPE
 from macs.files import visible_files
 
@@ -44,14 +44,15 @@ def find_pairs(data_dir, dataset_name, data_set="train"):
     """
     folder = Path(data_dir) / dataset_name / data_set
     found = {}
-    for part, suffixes in (("audio", AUDIO_SUFFIXES), ("image", IMAGE_SUFFIXES)):
+    for part in ("audio", "image"):
         if not (folder / part).is_dir():
             sets = sorted(str(path.parent.relative_to(data_dir)) for path in Path(data_dir).glob("*/*/audio"))
             raise PairError(
                 f"{folder / part}: no such folder; expected recordings in {folder / 'audio'} and frames in "
                 f"{folder / 'image'}. {data_dir} holds the sets: {', '.join(sets) or 'none'}"
             )
-        found[part] = visible_files(folder / part, suffixes)
+    found["audio"], _ = find_recordings(folder / "audio")
+    found["image"] = visible_files(folder / "image", IMAGE_SUFFIXES)
     recordings = {path.stem: path for path in reversed(found["audio"])}
     pairs, without_recording = [], []
     for image in found["image"]:

@@ -230,7 +230,7 @@ def test_files_that_cannot_be_opened(tmp_path, source, monkeypatch):
 def test_folders_take_or_name_every_recording(tmp_path, source):
     content = source.read_bytes()
     taken = ["a.wav", "b.M4A", "c.mp4", "d", "e.dat", "sub/f.caf"]
-    for name in [*taken, ".hidden.wav", ".git/g.wav", "notes.txt", "h.png", "i.csv"]:
+    for name in [*taken, ".hidden.wav", ".git/g.wav", "notes.txt", "h.png", "i.csv", "j.wav.part"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "empty.bin").touch()
