@@ -22,8 +22,8 @@ from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
 from download.jobs import SOME_FAILED, Gone, JobOptions, add_job_arguments, run_jobs
 from download.journal import read_journal
 from download.preprocess_audioset import best_seconds
-from macs.audio import duration
 from macs.data.labels import read_labels
+from macs.decoding import duration
 from macs.files import publish, sha256, visible_files
 
 JOURNAL = "frames.jsonl"

@@ -10,20 +10,26 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import DownloadError, download_range_func
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import Gone, TryLater, run_jobs
-from macs.audio import duration
+from download.jobs import Gone, Refused, Restricted, TryLater, run_jobs
+from macs.decoding import duration
 from macs.files import publish
 
 MIN_SECONDS = 1.0  # a shorter piece is no clip
-# What YouTube says of a video that will not come back. Everything else counts as a passing failure: to try a clip once
-# too often costs a second, to give it up by mistake loses it.
+# What YouTube says of a video that will not come back. To try a clip once too often costs a second, to give it up by
+# mistake loses it.
 GONE = re.compile(
-    "video unavailable|private video|has been removed|no longer available|account .*(terminated|closed)|"
-    "video is not available|who has blocked it|not made this video available|in your country|copyright|"
-    "members-only|join this channel|confirm your age|age-restricted|requires payment|offline|"
-    "violat|incomplete youtube id|live event|premieres",
+    "private video|video is private|has been removed|removed by the|no longer available|"
+    "account .*(terminated|closed|suspended)|incomplete youtube id",
     re.IGNORECASE,
 )
+# Of one that others can see, or this client with --cookies
+RESTRICTED = re.compile(
+    "confirm your age|age-restricted|inappropriate for|members-only|join this channel|requires payment|"
+    "in your country|not made this video available|who has blocked it|live event|premieres",
+    re.IGNORECASE,
+)
+# And of videos that have gone as well as of any video, to a client that it does not like
+REFUSED = re.compile("(video|content) (is )?(unavailable|not available)|(video|content) isn.t available", re.IGNORECASE)
 BLOCKED = re.compile("HTTP Error 429|not a bot|rate-limited|try again later", re.IGNORECASE)
 BLOCKED_SECONDS = 60  # without any request, of all workers, after YouTube has refused one for their number
 
@@ -48,7 +54,7 @@ class Clip:
 def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookies=None):
     """Fetches the segment only, cut to the frame (re-encoded), into the folder; returns the file's path.
 
-    video: False fetches the sound alone. max_height: in pixels. Raises Gone or TryLater.
+    video: False fetches the sound alone. max_height: in pixels. Raises Gone, Restricted, Refused or TryLater.
     """
     messages = []
 
@@ -85,8 +91,9 @@ def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookie
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).split())
         if BLOCKED.search(reason):
             raise TryLater(f"YouTube refuses this address for now: {plain(reason, clip)}", BLOCKED_SECONDS) from None
-        if GONE.search(reason):
-            raise Gone(plain(reason, clip)) from None
+        for outcome, pattern in ((Gone, GONE), (Restricted, RESTRICTED), (Refused, REFUSED)):
+            if pattern.search(reason):
+                raise outcome(plain(reason, clip)) from None
         raise TryLater(plain(" ".join([reason, *messages[-1:]]), clip)) from None
     files = [path for path in Path(folder).iterdir() if path.stem == "segment"]
     if len(files) != 1:

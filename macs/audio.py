@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 import torch
 
-from macs.decoding import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, decode, scale
+from macs.decoding import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, decode, duration, scale
 from macs.recordings import AUDIO_SUFFIXES, find_recordings
 
 __all__ = [
@@ -28,11 +28,6 @@ PEAK = 100.0  # samples above it (+40 dB full scale) are no sound at all, or int
 OFFSET = 0.02  # mean above which it is a fault of the recorder and removed; sound stays far below it
 CANCELLED = 0.01  # share of the channels' energy below which their mean has cancelled; 1/64 where one of 64 sounds
 BLOCK_SAMPLES = 2**24  # most that is decoded at a time, all channels together: 64 MB
-
-
-def duration(path):
-    """Length of a recording in seconds, decoded where its header may be wrong. Raises AudioError."""
-    return decode(path, lambda recording: recording.length() / recording.rate)
 
 
 def read_audio(path, start=0.0, seconds=None, sample_rate=SAMPLE_RATE):

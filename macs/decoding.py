@@ -194,6 +194,11 @@ def decode(path, work):
         raise AudioError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
 
 
+def duration(path):
+    """Length of a recording in seconds, decoded where its header may be wrong. Raises AudioError."""
+    return decode(path, lambda recording: recording.length() / recording.rate)
+
+
 def _check_file(path):
     if not Path(path).is_file():
         raise AudioError(f"{path}: no such audio file")
