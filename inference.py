@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from macs.options import integer, multiple_of, number
+from macs.script import run
 
 
 def source_box(text):
@@ -353,4 +354,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from macs.audio import SILENCE, AudioError, find_recordings, read_audio
 from macs.data.pairs import FRAME, IMAGE_SUFFIXES
 from macs.decoding import decode
 from macs.files import PARTIAL, visible_files, write_beside
+from macs.script import run
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
 MIN_SECONDS = 1.0
@@ -235,4 +236,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -25,6 +25,7 @@ from download.preprocess_audioset import best_seconds
 from macs.data.labels import read_labels
 from macs.decoding import duration
 from macs.files import publish, sha256, visible_files
+from macs.script import run
 
 JOURNAL = "frames.jsonl"
 MIN_SECONDS = 1.0
@@ -336,4 +337,4 @@ def main(argv=None, similarity=ClipSimilarity):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -47,6 +47,7 @@ from macs.evaluation.measures import (
 from macs.evaluation.table import figure, listed, table
 from macs.files import write_beside
 from macs.options import integer
+from macs.script import run
 
 
 def parse_args(argv=None):
@@ -100,12 +101,13 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     try:
-        run(args)
+        compare(args)
     except (OSError, ValueError) as error:  # folders without files, ids that come twice, weights that are not there
         sys.exit(f"evaluate.py: {error}")
 
 
-def run(args):
+def compare(args):
+    """Matches and encodes the files, computes the measures, prints and writes the results."""
     measures = [m for m in MEASURES if m in args.measures]
 
     # Which files there are
@@ -268,4 +270,4 @@ def _entry(estimate, folds=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

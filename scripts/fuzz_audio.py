@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 
 from macs.audio import AudioError, duration, load_clip
+from macs.script import run
 
 FORMATS = {  # suffix: FFmpeg's options
     "wav": [], "flac": [], "ogg": ["-c:a", "libvorbis"], "mp3": [], "opus": [], "aiff": [], "caf": [], "w64": [],
@@ -115,4 +116,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

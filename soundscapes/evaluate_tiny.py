@@ -28,6 +28,7 @@ from tqdm import tqdm
 from macs.files import fingerprint, write_beside
 from macs.loading import audio_model_paths, load_pipeline, weight_files
 from macs.released import CheckpointError
+from macs.script import run
 from soundscapes.judge import Judge
 from soundscapes.report import examples_figure, interpolation_figure, results_figure, tables
 from soundscapes.training import DEVICE, Items
@@ -211,4 +212,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from macs.files import write_beside
+from macs.script import run
 from soundscapes.scenes import make_scene, write_wav
 
 DEMOS = [
@@ -34,4 +35,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

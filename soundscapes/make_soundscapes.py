@@ -10,6 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
+from macs.script import run
 from soundscapes.scenes import write_soundscapes
 
 
@@ -33,4 +34,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

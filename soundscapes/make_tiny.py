@@ -20,6 +20,7 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
 from macs.files import write_folder_beside
 from macs.loading import load_pipeline
+from macs.script import run
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, make_scene
 
 # Stable Diffusion 1.4's noise schedule
@@ -156,4 +157,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from macs import ClapEncoder, Separator
 from macs.audio import AudioError
+from macs.script import run
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, caption, make_scene
 from soundscapes.sound.augment import LINEAR, RECORDED, SHORT, augment
 from soundscapes.sound.recordings import NOISE, Recordings
@@ -205,4 +206,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from macs.script import run
 from soundscapes.judge import Judge
 from soundscapes.scenes import CLASSES, make_scene
 from soundscapes.training import DEVICE, Items, fresh_batches, train
@@ -81,4 +82,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

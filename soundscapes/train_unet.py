@@ -22,6 +22,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from macs.files import write_beside
+from macs.script import run
 from macs.training.denoiser import attention_kernel, min_snr_weights
 from soundscapes.scenes import caption, make_scene
 from soundscapes.train_vae import painting
@@ -122,4 +123,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch.nn import functional as F
 
+from macs.script import run
 from soundscapes.scenes import make_scene
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
@@ -89,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,6 +20,7 @@ from macs.files import visible_files
 DATASETS = {"LLP": BUCKETS, "AudioSet": BUCKETS, "Landscape": LANDSCAPE}
 FRAME = re.compile(r"(.+)_frame_(\d+)", re.DOTALL)  # a frame's name without its suffix: the id, and the number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+READER = 2  # raise it where `read_image` changes what it gives: latents that were cached before are made anew
 ATTEMPTS = 100  # pairs in a row that may fail to be read before it is the disk that is wrong
 
 

@@ -365,9 +365,9 @@ def test_wrong_columns_name_the_file_and_what_was_expected(tmp_path, read, text)
 
 def test_a_wrong_or_missing_list_is_one_line_of_the_command(tmp_path):
     path = tmp_path / "list.csv"
-    for text in (None, "a,b\n1,2\n"):
+    for text in (None, b"a,b\n1,2\n", "ä,b\n1,2\n".encode("latin-1"), LLP.encode("utf-16")):
         if text:
-            path.write_text(text)
+            path.write_bytes(text)
         for script in (download_llp, download_audioset, download_landscape):
             with pytest.raises(SystemExit, match=r"list\.csv"):
                 script.main(["--data_dir", str(tmp_path), "--csv", str(path)])

@@ -141,7 +141,7 @@ def test_other_weights_or_settings_begin_another_folder(model, data, accelerator
     dataset_of(model, data, accelerator)
     capsys.readouterr()
     three, _ = dataset_of(model, data, accelerator, num_crops=3)
-    assert "was made with other weights or settings and stays" in capsys.readouterr().out
+    assert "was made with other weights or settings" in capsys.readouterr().out
     assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 1
     dataset_of(model, data, accelerator, NotToBeLoaded)  # the first is still good
 
@@ -152,6 +152,17 @@ def test_other_weights_or_settings_begin_another_folder(model, data, accelerator
         pipe_vae.quant_conv.bias += 1
     pipe_vae.save_pretrained(other / "vae")
     dataset_of(other, data, accelerator)
+    assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 2
+
+
+def test_what_an_earlier_reader_made_is_made_anew(model, data, accelerator, monkeypatch, capsys):
+    dataset_of(model, data, accelerator)
+    dataset_of(model, data, accelerator, NotToBeLoaded)
+    monkeypatch.setattr(macs.data.pairs, "READER", macs.data.pairs.READER + 1)
+    monkeypatch.setattr(macs.audio, "READER", macs.audio.READER + 1)
+    capsys.readouterr()
+    dataset_of(model, data, accelerator)
+    assert capsys.readouterr().out.count("an earlier reader of files") == 2
     assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 2
 
 
