@@ -208,6 +208,27 @@ def test_a_second_image_does_not_overwrite_another_clip(run, clips, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_two_may_write_into_one_folder_at_a_time(run, clips, tmp_path, monkeypatch):
+    arguments = ["--audio", clips, "--output_dir", tmp_path / "out", "--save_sources"]
+    draw, inner = inference.draw_clips, []
+
+    def interrupted(*rest):  # another run does all of it between this one's look at the folder and its work
+        if not inner:
+            inner.append(None)
+            inner[0] = run(*arguments)
+        return draw(*rest)
+
+    monkeypatch.setattr(inference, "draw_clips", interrupted)
+    for code, printed in (run(*arguments), inner[0]):
+        assert code == 0 and "3 images written" in printed and "0 problems" in printed
+    run("--audio", clips, "--output_dir", tmp_path / "alone", "--save_sources")
+    names = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*"))
+    assert names == sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
+    for name in names:
+        if (tmp_path / "out" / name).is_file():
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
 def test_a_name_of_250_bytes(run, clips, tmp_path):
     (clips / "plain.wav").rename(clips / ("n" * 247 + ".wav"))
     assert "3 images written" in run("--audio", clips, "--output_dir", tmp_path / "out")[1]
