@@ -25,6 +25,7 @@ from macs.audio import SILENCE, AudioError, find_recordings, read_audio
 from macs.data.pairs import FRAME, IMAGE_SUFFIXES
 from macs.decoding import decode
 from macs.files import PARTIAL, visible_files, write_beside
+from macs.options import integer
 from macs.script import run
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
@@ -196,7 +197,9 @@ def main(argv=None):
         nargs="*",
         help="label files (default: collection_*.csv of FSD50K; none for the others)",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one for each core)")
+    parser.add_argument(
+        "--workers", type=integer(1), default=os.cpu_count(), help="threads (default: one for each core)"
+    )
     args = parser.parse_args(argv)
     root = args.data_dir / args.dataset_name
     if not root.is_dir():

@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from download.journal import Journal, read_journal
+from macs.options import integer, number
 
 PARTIAL = ".partial"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -98,7 +99,7 @@ class JobOptions:
 def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
     """The options that all long jobs have in common; interval None: work that sends no requests has no such option."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--limit", type=int, help="take only the first so many of the list")
+    parser.add_argument("--limit", type=integer(1), help="take only the first so many of the list")
     parser.add_argument(
         "--ids",
         type=lambda text: text.split(","),
@@ -106,20 +107,20 @@ def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
         help="take only these; write --ids=-abc where an id begins with a dash",
     )
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--workers", type=int, default=workers, help="how many at a time")
+    parser.add_argument("--workers", type=integer(1), default=workers, help="how many at a time")
     parser.add_argument("--retry_gone", action="store_true", help="try once more what is marked as gone")
     if interval is None:
         parser.set_defaults(interval=0.0, retries=0)
         return
     parser.add_argument(
         "--interval",
-        type=float,
+        type=number(0),
         default=interval,
         help="seconds from the start of one request to the next, over all workers",
     )
     parser.add_argument(
         "--retries",
-        type=int,
+        type=integer(0),
         default=retries,
         help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them",
     )
@@ -297,9 +298,9 @@ def settle(journal, refused, last_done, num_done):
     """Enters the refused jobs [(job, reason)] in the journal: as gone where the server gave this client most of what it
     asked for, and something after them; else as failed. The first `last_done` of them came before the last success.
     """
-    for number, (job, reason) in enumerate(refused):
+    for place, (job, reason) in enumerate(refused):
         if journal.entries.get(job.id, {}).get("state") != "gone":
-            is_gone = number < last_done and len(refused) <= num_done
+            is_gone = place < last_done and len(refused) <= num_done
             journal.add(job.id, "gone" if is_gone else "failed", reason)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from download.preprocess_audioset import SECONDS, write_json
 from macs.data.labels import read_labels
 from macs.files import read_text
+from macs.options import number
 from macs.script import run
 
 COLUMNS = ["filename", "onset", "offset", "event_labels"]
@@ -89,7 +90,7 @@ def main(argv=None):
     parser.add_argument("--audio_events", type=Path, default="asset/AVVP_eval_audio.csv", help="annotations, heard")
     parser.add_argument("--visual_events", type=Path, default="asset/AVVP_eval_visual.csv", help="annotations, seen")
     parser.add_argument("--predictions", type=Path, help="npz of an AVVP model instead of annotations")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability from which an event counts")
+    parser.add_argument("--threshold", type=number(0, 1), default=0.5, help="probability from which an event counts")
     args = parser.parse_args(argv)
     if (args.videos is None) == (args.predictions is None):
         parser.error("give either --videos (for annotations) or --predictions")

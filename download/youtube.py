@@ -13,6 +13,7 @@ from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
 from download.jobs import Gone, Refused, Restricted, TryLater, run_jobs
 from macs.decoding import duration
 from macs.files import publish
+from macs.options import integer
 
 MIN_SECONDS = 1.0  # a shorter piece is no clip
 # What YouTube says of a video that will not come back. To try a clip once too often costs a second, to give it up by
@@ -127,7 +128,9 @@ def add_arguments(parser):
         help="keep the mp4 of each segment, from which frames are extracted; without it only the sound "
         "is fetched, which is all that the separator is trained on",
     )
-    parser.add_argument("--max_height", type=int, default=720, help="of the video, in pixels; training needs 512")
+    parser.add_argument(
+        "--max_height", type=integer(1), default=720, help="of the video, in pixels; training needs 512"
+    )
     parser.add_argument("--cookies", help="cookies.txt of a browser that is signed in, where YouTube asks for it")
 
 

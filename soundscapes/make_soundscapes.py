@@ -10,6 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
+from macs.options import integer
 from macs.script import run
 from soundscapes.scenes import write_soundscapes
 
@@ -19,11 +20,13 @@ def main():
     parser.add_argument("--data_dir", default="data", help="DATASET_NAME/ is made in here (default: data)")
     parser.add_argument("--dataset_name", default="Soundscapes", help="(default: Soundscapes)")
     parser.add_argument("--max_sources", type=int, choices=(1, 2, 3), help="scenes of 1 to so many sources in turn")
-    parser.add_argument("--train", type=int, default=10000, help="scenes in the training split (default: 10000)")
-    parser.add_argument("--test", type=int, default=500, help="scenes in the test split (default: 500)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes (default: 0)")
+    parser.add_argument("--train", type=integer(0), default=10000, help="scenes in the training split (default: 10000)")
+    parser.add_argument("--test", type=integer(0), default=500, help="scenes in the test split (default: 500)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="another seed gives other scenes (default: 0)")
     parser.add_argument("--stems", action="store_true", help="also write each source as stems/<id>_<label>.wav")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument(
+        "--num_workers", type=integer(0), default=os.cpu_count(), help="processes (default: one per core)"
+    )
     args = parser.parse_args()
 
     counts = {"train": args.train, "test": args.test}
