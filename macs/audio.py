@@ -18,13 +18,15 @@ from macs.recordings import AUDIO_SUFFIXES, find_recordings
 
 __all__ = [
     "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "duration", "find_recordings",
-    "fit_length", "load_clip", "loudest_start", "read_audio", "to_waveforms",
+    "fit_length", "load_clip", "loudest_start", "raise_quiet",
+    "read_audio", "to_waveforms",
 ]  # fmt: skip
 
 READER = 2  # raise it where the same file comes to other samples: features that were cached before are made anew
 SAMPLE_RATE = 16000  # Hz; the separator's rate (paper, section on the separator)
 CLIP_SAMPLES = 8 * SAMPLE_RATE  # the separator hears 8 s
 SILENCE = 1e-4  # peak below which a clip counts as silent: -80 dB full scale
+QUIET, RAISED = 0.1, 0.42  # peak below which a clip is quiet (-20 dB full scale); the median of the soundscapes' peaks
 PEAK = 100.0  # samples above it (+40 dB full scale) are no sound at all, or integers that nobody scaled
 OFFSET = 0.02  # mean above which it is a fault of the recorder and removed; sound stays far below it
 CANCELLED = 0.01  # share of the channels' energy below which their mean has cancelled; 1/64 where one of 64 sounds
@@ -151,6 +153,15 @@ def fit_length(waveform, num_samples=CLIP_SAMPLES, offset=0):
     """Zero-pads (..., T) to (..., num_samples), `offset` zeros before it; cuts what is longer at its end."""
     waveform = waveform[..., : num_samples - offset]
     return torch.nn.functional.pad(waveform, (offset, num_samples - offset - waveform.shape[-1]))
+
+
+def raise_quiet(waveforms):
+    """Clips (B, T) with those raised to the peak RAISED whose own is below QUIET; silence stays as it is.
+
+    Masks and embeddings depend on the level, and a model knows those it was trained with.
+    """
+    peaks = waveforms.abs().amax(-1, keepdim=True)
+    return torch.where((peaks < QUIET) & (peaks >= SILENCE), waveforms * (RAISED / peaks), waveforms)
 
 
 def load_clip(path, start=None, num_samples=CLIP_SAMPLES):
