@@ -149,7 +149,8 @@ def check_sources(args):
     from macs.attention import check_source_masks, check_source_weights
     from macs.loading import audio_model_paths, separator_sizes
 
-    is_adapter = args.pt_path and (Path(args.pt_path) / "config.json").is_file()  # its separator is known when it is opened
+    # the separator of an adapter is known when it is opened
+    is_adapter = args.pt_path and (Path(args.pt_path) / "config.json").is_file()
     if is_adapter or not (args.source_masks or args.source_weights or args.top_sources):
         return
     try:
