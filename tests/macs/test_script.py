@@ -34,22 +34,54 @@ def test_every_script_ends_by_it():
     assert len(endings) > 20 and set(endings.values()) == {"run(main)"}
 
 
-def test_ctrl_c_is_one_line_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "soundscapes/make_soundscapes.py", "--data_dir", str(tmp_path), "--train", "2000"]
-    start = "import signal, sys, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    start += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+def interrupted(arguments, is_busy, send):
+    """Starts a script in a session of its own, interrupts it when it is busy -> (exit code, its stderr)."""
     process = subprocess.Popen(
-        [sys.executable, "-c", start, *command[1:], "--num_workers", "2"],
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.rglob("*.wav"))) < 4:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert printed.endswith("make_soundscapes.py: interrupted\n") and "Traceback" not in printed
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    try:
+        deadline = time.monotonic() + 600
+        while not is_busy():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        send(process.pid, signal.SIGINT)
+        _, printed = process.communicate(timeout=600)
+        with pytest.raises(ProcessLookupError):  # nobody of the session is left
+            os.killpg(process.pid, 0)
+        return process.returncode, printed
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+# a shell ignores SIGINT for what it runs in the background
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+BUSY = """
+import multiprocessing, pathlib, sys, time
+from macs.script import run
+
+def main():
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(3000,)).start()
+    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(3000)
+
+run(main)
+"""
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_process(tmp_path):
+    script, ready = tmp_path / "busy.py", tmp_path / "ready"
+    script.write_text(LISTEN + BUSY)
+    assert interrupted([script, ready], ready.exists, os.kill) == (130, "busy.py: interrupted\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_write(tmp_path):
+    start = LISTEN + "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = ["-c", start, "soundscapes/make_soundscapes.py", "--data_dir", tmp_path, "--train", "2000"]
+    code, printed = interrupted(
+        [*command, "--num_workers", "2"], lambda: len(list(tmp_path.rglob("*.wav"))) > 3, os.killpg
+    )
+    assert code == 130 and printed.endswith("make_soundscapes.py: interrupted\n") and "Traceback" not in printed
     assert not list(tmp_path.rglob(".partial-*"))
