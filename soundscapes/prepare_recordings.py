@@ -126,7 +126,10 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
 
-    files = [file for folder in args.folders for file in files_of(folder)]
+    try:
+        files = [file for folder in args.folders for file in files_of(folder)]
+    except ValueError as error:  # a csv in another encoding
+        raise SystemExit(str(error)) from None
     if unknown := sorted(set(args.test) - {package for _, _, package, *_ in files}):
         raise SystemExit(f"--test {unknown[0]}: the packages are {', '.join(sorted({file[2] for file in files}))}")
     rows = []
