@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from macs.options import integer, multiple_of, number
+from macs.script import run
 
 
 def source_box(text):
@@ -50,6 +51,10 @@ def parse_args(arguments=None):
     add("--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio")
     add("--data_set", default="test", help="train or test, under --data_dir")
     add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
+
+    quiet = "raise clips with a peak below -20 dB to a usual level before they are separated, and so the sources "
+    quiet += "written; default: with the embedded model only, which was trained without quiet ones"
+    add("--raise_quiet", action=argparse.BooleanOptionalAction, help=quiet)
 
     add = parser.add_argument_group("pictures").add_argument
     add("--prompt", default="", help="text beside the sound")
@@ -137,6 +142,27 @@ def image_generator(seed, name, number):
     """The noise of image `number` of a clip: the same in whatever batch, order or process it is made."""
     digest = hashlib.sha256(f"{seed}/{name}/{number}".encode("utf-8", "surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def check_sources(args):
+    """Raises ValueError where a setting does not fit the number of sources, which is read before all else is loaded."""
+    from macs.attention import check_source_masks, check_source_weights
+    from macs.loading import audio_model_paths, separator_sizes
+
+    # the separator of an adapter is known when it is opened
+    is_adapter = args.pt_path and (Path(args.pt_path) / "config.json").is_file()
+    if is_adapter or not (args.source_masks or args.source_weights or args.top_sources):
+        return
+    try:
+        num_sources = separator_sizes(audio_model_paths(args.sd_path, args.pt_path)[0])[0]
+    except (OSError, KeyError, TypeError):  # broken weights are named where they are opened
+        return
+    if args.top_sources and args.top_sources > num_sources:
+        raise ValueError(f"expected top_sources from 1 to {num_sources}, but got {args.top_sources}")
+    if args.source_weights:
+        check_source_weights(args.source_weights, num_sources)
+    if args.source_masks:
+        check_source_masks(dict(args.source_masks), num_sources, 8, 8)
 
 
 def open_pipeline(args, device):
@@ -249,9 +275,17 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 
 
+def is_embedded(args):
+    """Whether the weights are of the embedded model: its world's names lie beside them."""
+    return (Path(args.sd_path) / "labels.txt").is_file()
+
+
 def draw_clips(args, pipe, clips, todo, problems, bar):
     """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done."""
+    from macs.audio import raise_quiet
+
     draw, done = drawer(args, pipe), 0
+    raised = is_embedded(args) if args.raise_quiet is None else args.raise_quiet
     for start in range(0, len(todo), args.batch_size):
         batch = todo[start : start + args.batch_size]
         waveforms = read_clips(args, clips, batch, pipe.separator.config.num_samples, problems)
@@ -261,6 +295,7 @@ def draw_clips(args, pipe, clips, todo, problems, bar):
 
         # Waveforms (B, T) -> sources (B, M, T) -> embeddings (B, M, D) -> images
         mixtures = torch.stack(list(waveforms.values())).to(pipe._execution_device)
+        mixtures = raise_quiet(mixtures) if raised else mixtures
         sources, images, maps, names = pipe.separate(mixtures), [], None, None
         if not args.separate_only:
             source_embeds = pipe.encode_sources(sources)
@@ -326,6 +361,7 @@ def main():
 
     try:
         if todo or args.interpolate:
+            check_sources(args)
             pipe = open_pipeline(args, accelerator.device)
         if args.interpolate and accelerator.is_main_process:
             print(f"written: {interpolate(args, pipe)}")
@@ -353,4 +389,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

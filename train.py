@@ -26,6 +26,7 @@ from macs.files import fingerprint, write_folder_beside
 from macs.loading import audio_model_paths, local_folder, open_trained, separator_sizes, weight_files
 from macs.options import integer, number
 from macs.released import CheckpointError, export_released
+from macs.script import run
 from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
 from macs.training.additions import captions_of, open_teacher, sources_heard
 from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
@@ -343,4 +344,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -25,6 +25,7 @@ from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_
 from macs.options import integer, number
 from macs.plots import sources_figure
 from macs.released import CheckpointError, export_separator
+from macs.script import run
 from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
 from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
@@ -371,4 +372,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

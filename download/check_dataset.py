@@ -2,7 +2,7 @@
 
     python download/check_dataset.py --data_dir data --dataset_name LLP --labels_csv asset/LLP.csv
 
-Reads every wav and decodes every picture. Exit code 1 if there is anything to put right.
+Reads every recording and decodes every picture. Exit code 1 if there is anything to put right.
 """
 
 import argparse
@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import soundfile
 from PIL import Image
 from tqdm import tqdm
 
 from download.dataset_figure import bytes_text, draw_report
 from download.extract_frames import labels_by_video
 from download.journal import read_journal
-from macs.audio import SILENCE, AudioError, read_audio
+from macs.audio import SILENCE, AudioError, find_recordings, read_audio
 from macs.data.pairs import FRAME, IMAGE_SUFFIXES
+from macs.decoding import decode
 from macs.files import PARTIAL, visible_files, write_beside
+from macs.options import integer
+from macs.script import run
 
 JOURNALS = {"downloads": "download/downloads.jsonl", "archives": "downloads.jsonl", "frames": "frames.jsonl"}
 MIN_SECONDS = 1.0
@@ -37,21 +39,20 @@ class Part:
     """What was found in one folder of clips (a split, or all of FSD50K)."""
 
     name: str
-    seconds: dict = field(default_factory=dict)  # id -> length of the wav
+    seconds: dict = field(default_factory=dict)  # id -> length of the recording
     sample_rates: Counter = field(default_factory=Counter)
     frames: dict = field(default_factory=lambda: defaultdict(list))  # id -> [second]
     sizes: Counter = field(default_factory=Counter)  # (width, height) of the pictures
     bytes: int = 0
 
 
-def check_wav(path, min_seconds):
-    """(seconds, sample rate, problem or None) of a wav; the first two are None if it cannot be opened."""
+def check_recording(path, min_seconds):
+    """(seconds, sample rate, problem or None) of a recording; the first two are None if it cannot be opened."""
     seconds = rate = None
     try:
-        info = soundfile.info(path)
-        seconds, rate = info.duration, info.samplerate
+        seconds, rate = decode(path, lambda recording: (recording.length() / recording.rate, recording.rate))
         waveform = read_audio(path, sample_rate=rate)
-    except (AudioError, soundfile.LibsndfileError) as error:
+    except AudioError as error:
         return seconds, rate, str(error).removeprefix(f"{path}: ")
     if waveform.abs().max() < SILENCE:
         return seconds, rate, "silent from beginning to end"
@@ -74,14 +75,15 @@ def check_picture(path):
 def check_part(name, audio_dir, image_dir, problems, workers):
     """Checks the clips of a folder, and their pictures if image_dir is given; adds (kind, path, what) to problems."""
     part = Part(name)
-    wavs = visible_files(audio_dir, [".wav"])
+    recordings, _ = find_recordings(audio_dir) if audio_dir.is_dir() else ([], [])
     pictures = visible_files(image_dir, IMAGE_SUFFIXES) if image_dir else []
-    if not wavs:
-        problems.append(("no sound at all", audio_dir, "no wav files in it"))
+    if not recordings:
+        problems.append(("no sound at all", audio_dir, "no recordings in it"))
     with ThreadPoolExecutor(workers) as pool:
         # FSD50K has clips of 0.3 s, which are padded; but a 10 s segment of a video that short has come to harm
-        results = pool.map(partial(check_wav, min_seconds=MIN_SECONDS if image_dir else 0.0), wavs)
-        for path, (seconds, rate, problem) in zip(wavs, tqdm(results, f"{name} audio", len(wavs)), strict=True):
+        results = pool.map(partial(check_recording, min_seconds=MIN_SECONDS if image_dir else 0.0), recordings)
+        results = tqdm(results, f"{name} audio", len(recordings))
+        for path, (seconds, rate, problem) in zip(recordings, results, strict=True):
             part.bytes += path.stat().st_size
             if seconds is not None:
                 part.seconds[path.stem] = seconds
@@ -99,11 +101,11 @@ def check_part(name, audio_dir, image_dir, problems, workers):
                 part.sizes[size] += 1
             if problem:
                 problems.append(("pictures that cannot be used", path, problem))
-    ids = {path.stem for path in wavs}
+    ids = {path.stem: path.name for path in recordings}
     if image_dir:
         problems += [
-            ("sound without a picture", audio_dir / f"{id}.wav", f"no {id}_frame_<n>.jpg in {image_dir}")
-            for id in sorted(ids - part.frames.keys())
+            ("sound without a picture", audio_dir / ids[id], f"no {id}_frame_<n>.jpg in {image_dir}")
+            for id in sorted(ids.keys() - part.frames.keys())
         ]
         problems += [
             (
@@ -111,7 +113,7 @@ def check_part(name, audio_dir, image_dir, problems, workers):
                 image_dir / f"{id}_frame_{part.frames[id][0]}.jpg",
                 f"no {id}.wav in {audio_dir}",
             )
-            for id in sorted(part.frames.keys() - ids)
+            for id in sorted(part.frames.keys() - ids.keys())
         ]
     return part
 
@@ -121,7 +123,9 @@ def check_labels(parts, labels, complete, problems):
     ids = {id for part in parts for id in part.seconds}
     problems += [("clips without labels", id, "not in the label file") for id in sorted(ids - labels.keys())]
     if complete:
-        problems += [("clips that are missing", id, "in the label file, but no wav") for id in labels if id not in ids]
+        problems += [
+            ("clips that are missing", id, "in the label file, but no recording") for id in labels if id not in ids
+        ]
 
 
 def check_splits(parts, problems):
@@ -193,7 +197,9 @@ def main(argv=None):
         nargs="*",
         help="label files (default: collection_*.csv of FSD50K; none for the others)",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one for each core)")
+    parser.add_argument(
+        "--workers", type=integer(1), default=os.cpu_count(), help="threads (default: one for each core)"
+    )
     args = parser.parse_args(argv)
     root = args.data_dir / args.dataset_name
     if not root.is_dir():
@@ -233,4 +239,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

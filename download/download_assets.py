@@ -5,11 +5,11 @@ and from AudioSet (segments, strong labels).
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from download.jobs import Gone, JobOptions, TryLater, add_job_arguments, run_jobs
 from download.web import RemoteFile, download_file, read_json
+from macs.script import run
 
 MACS = "https://api.github.com/repos/alxzzhou/MACS/contents/asset"
 AVVP = "https://api.github.com/repos/YapengTian/AVVP-ECCV20/contents/data"
@@ -66,4 +66,4 @@ def main(argv=None, macs=MACS, avvp=AVVP, audioset=AUDIOSET):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,29 +6,32 @@ the videos has left YouTube for good.
 
 import argparse
 import csv
+import io
 import json
 import sys
 from pathlib import Path
 
 from download.jobs import JobOptions, add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment, video_options
+from macs.files import read_text
+from macs.script import run
 
 COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
 
 
 def read_clips(path):
     """Clips of AudioSet's *_segments.csv: three header lines, then id, start, end, "mid,mid,..."."""
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = [next(file, "") for _ in range(3)]
-        if [name.strip(" #\r\n") for name in lines[2].split(",")] != COLUMNS:
-            raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)} in the third line, got {lines[2]!r}.")
-        clips = []
-        for row in csv.reader(file, skipinitialspace=True):
-            try:
-                youtube_id, start, end, _ = row
-                clips.append(Clip(youtube_id, youtube_id, float(start), float(end)))
-            except ValueError:
-                raise ValueError(f"{path}: expected {', '.join(COLUMNS)}, got {row}.") from None
+    file = io.StringIO(read_text(path))
+    lines = [next(file, "") for _ in range(3)]
+    if [name.strip(" #\r\n") for name in lines[2].split(",")] != COLUMNS:
+        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)} in the third line, got {lines[2]!r}.")
+    clips = []
+    for row in csv.reader(file, skipinitialspace=True):
+        try:
+            youtube_id, start, end, _ = row
+            clips.append(Clip(youtube_id, youtube_id, float(start), float(end)))
+        except ValueError:
+            raise ValueError(f"{path}: expected {', '.join(COLUMNS)}, got {row}.") from None
     return clips
 
 
@@ -48,8 +51,10 @@ def main(argv=None, download=download_segment):
     try:
         clips = read_clips(args.csv)
         if args.frames_json:
-            wanted = json.loads(args.frames_json.read_text())
+            wanted = json.loads(read_text(args.frames_json))
             clips = [clip for clip in clips if clip.id in wanted]
+    except json.JSONDecodeError as error:
+        sys.exit(f"{args.frames_json}: cannot be read as JSON ({error}).")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     return download_clips(
@@ -62,4 +67,4 @@ def main(argv=None, download=download_segment):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,11 +6,11 @@ CC BY-NC, allows no commercial use. Every file is checked against GitHub's check
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from download.jobs import Gone, JobOptions, TryLater, add_job_arguments, run_jobs
 from download.web import RemoteFile, download_file, read_json
+from macs.script import run
 
 LISTING = "https://api.github.com/repos/karolpiczak/ESC-50/git/trees/master?recursive=1"
 FILES = "https://raw.githubusercontent.com/karolpiczak/ESC-50/master"
@@ -54,4 +54,4 @@ def main(argv=None, listing=LISTING, files=FILES):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

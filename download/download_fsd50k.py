@@ -6,7 +6,6 @@ stay in DATA_DIR/FSD50K/archives, which may be deleted afterwards.
 
 import argparse
 import shutil
-import sys
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from download.jobs import INTERRUPTED, STOPPED, Gone, JobOptions, TryLater, add_
 from download.split_zip import open_split_zip
 from download.web import RemoteFile, download_file, read_json
 from macs.files import write_beside
+from macs.script import run
 
 RECORD = "https://zenodo.org/api/records/4060432"
 ARCHIVES = ("FSD50K.dev_audio", "FSD50K.eval_audio", "FSD50K.metadata")
@@ -105,4 +105,4 @@ def unpack(parts, root):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

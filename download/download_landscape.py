@@ -13,6 +13,7 @@ from pathlib import Path
 from download.jobs import JobOptions, add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment, video_options
 from macs.data.labels import read_labels
+from macs.script import run
 
 
 def read_clips(path):
@@ -69,4 +70,4 @@ def main(argv=None, download=download_segment):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,6 +11,8 @@ from pathlib import Path
 from download.jobs import JobOptions, add_job_arguments
 from download.youtube import Clip, add_arguments, download_clips, download_segment, video_options
 from macs.data.labels import read_labels
+from macs.options import integer
+from macs.script import run
 
 
 def read_clips(path, min_labels=1):
@@ -33,7 +35,7 @@ def main(argv=None, download=download_segment):
     parser.add_argument("--csv", type=Path, default="asset/LLP.csv", help="the dataset's list (AVVP_dataset_full.csv)")
     parser.add_argument(
         "--min_labels",
-        type=int,
+        type=integer(1),
         default=2,
         help="take the videos with at least so many labels; 2 is the paper's LLP-multi, 1 all of LLP",
     )
@@ -54,4 +56,4 @@ def main(argv=None, download=download_segment):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

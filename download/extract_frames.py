@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import soundfile
 import torch
 from PIL import Image
 
@@ -24,7 +23,10 @@ from download.jobs import SOME_FAILED, Gone, JobOptions, add_job_arguments, run_
 from download.journal import read_journal
 from download.preprocess_audioset import best_seconds
 from macs.data.labels import read_labels
+from macs.decoding import duration
 from macs.files import publish, sha256, visible_files
+from macs.options import integer, number
+from macs.script import run
 
 JOURNAL = "frames.jsonl"
 MIN_SECONDS = 1.0
@@ -121,7 +123,7 @@ def extract(ffmpeg, path, folder, threads=1):
     except FFmpegError as error:
         raise Gone(str(error)) from None
     seconds = sorted(int(image.stem) for image in folder.glob("*.jpg"))
-    length = soundfile.info(folder / "audio.wav").duration
+    length = duration(folder / "audio.wav")
     if not seconds or length < MIN_SECONDS:
         raise Gone(f"only {length:.2f} s of sound and {len(seconds)} s of pictures in it")
     notes = []
@@ -198,24 +200,28 @@ def parse_args(argv=None):
         choices=["train", "eval", "test"],
         help="where these videos belong; default: train, or test for --test_fraction of them",
     )
-    parser.add_argument("--test_fraction", type=float, default=0.1, help="without --split, by a hash of the YouTube id")
+    parser.add_argument(
+        "--test_fraction", type=number(0, 1), default=0.1, help="without --split, by a hash of the YouTube id"
+    )
     parser.add_argument(
         "--choose",
         choices=["random", "all", "clip"],
         default="random",
         help="of the best seconds: some at random, all, or those most similar to the labels",
     )
-    parser.add_argument("--num_frames", type=int, default=1, help="frames for each video (not for --choose all)")
+    parser.add_argument("--num_frames", type=integer(1), default=1, help="frames for each video (not for --choose all)")
     parser.add_argument(
         "--min_events",
-        type=int,
+        type=integer(1),
         default=1,
         help="leave out videos in which no second has so many events, where the file has counts",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of --choose random")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of --choose random")
     parser.add_argument("--labels_csv", type=Path, help="labels of the videos, for --choose clip")
     parser.add_argument("--clip_model", default="openai/clip-vit-base-patch32", help="hub id or folder")
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures for each pass of CLIP, of several videos")
+    parser.add_argument(
+        "--batch_size", type=integer(1), default=64, help="pictures for each pass of CLIP, of several videos"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of CLIP")
     add_job_arguments(parser, workers=os.cpu_count(), interval=None)
     args = parser.parse_args(argv)
@@ -336,4 +342,4 @@ def main(argv=None, similarity=ClipSimilarity):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

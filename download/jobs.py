@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from download.journal import Journal, read_journal
+from macs.options import integer, number
 
 PARTIAL = ".partial"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -31,6 +32,14 @@ PATIENCE = 10  # failures in a row after which the run stops: the network or the
 
 class Gone(Exception):
     """The clip cannot be had, now or later; the message says why."""
+
+
+class Restricted(Exception):
+    """The clip is there, but not for this client (its age, its country): no new attempt before the next run."""
+
+
+class Refused(Exception):
+    """No clip and no clear reason: it may be gone, or this client be refused. How the others fare tells (`settle`)."""
 
 
 class TryLater(Exception):
@@ -90,7 +99,7 @@ class JobOptions:
 def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
     """The options that all long jobs have in common; interval None: work that sends no requests has no such option."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--limit", type=int, help="take only the first so many of the list")
+    parser.add_argument("--limit", type=integer(1), help="take only the first so many of the list")
     parser.add_argument(
         "--ids",
         type=lambda text: text.split(","),
@@ -98,20 +107,20 @@ def add_job_arguments(parser, workers=4, interval=1.0, retries=5):
         help="take only these; write --ids=-abc where an id begins with a dash",
     )
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--workers", type=int, default=workers, help="how many at a time")
+    parser.add_argument("--workers", type=integer(1), default=workers, help="how many at a time")
     parser.add_argument("--retry_gone", action="store_true", help="try once more what is marked as gone")
     if interval is None:
         parser.set_defaults(interval=0.0, retries=0)
         return
     parser.add_argument(
         "--interval",
-        type=float,
+        type=number(0),
         default=interval,
         help="seconds from the start of one request to the next, over all workers",
     )
     parser.add_argument(
         "--retries",
-        type=int,
+        type=integer(0),
         default=retries,
         help="further attempts after a passing failure, with waits of 2, 4, 8, ... s between them",
     )
@@ -135,8 +144,8 @@ def run_jobs(jobs, work, root, complete, options, *, journal_name, unit, finish=
     0 if all came to an end, SOME_FAILED, STOPPED (full disk, no network), INTERRUPTED (Ctrl-C).
 
     work(job, folder, stop): does one job in an empty folder on root's disk, in a thread; returns facts for the journal
-        (a dict; "reason" is printed too). Raises Gone or TryLater; anything else it raises counts as this job's
-        failure, a full disk stops the run. It should return early (Stopped) when the event `stop` is set.
+        (a dict; "reason" is printed too). Raises Gone, Restricted, Refused or TryLater; anything else it raises counts
+        as this job's failure, a full disk stops the run. It should return early (Stopped) when the event `stop` is set.
     complete(job, entry): whether the job's results are in place; entry is its journal entry or None.
     finish([(job, folder, facts)]): if given, called in the main thread with `batch` finished jobs at a time, before
         they enter the journal, to do what is better done for many at once; it updates the facts.
@@ -198,6 +207,10 @@ def run_todo(todo, work, root, journal, options, unit, finish, batch):
                 return "done", "", folder, work(job, folder, stop)
             except Gone as error:
                 return "gone", str(error), folder, {}
+            except Restricted as error:
+                return "restricted", str(error), folder, {}
+            except Refused as error:
+                return "refused", str(error), folder, {}
             except TryLater as error:
                 check_disk(root)
                 failures = 1 if error.progress else failures + 1
@@ -228,7 +241,7 @@ def run_todo(todo, work, root, journal, options, unit, finish, batch):
             shutil.rmtree(folder, ignore_errors=True)
         finished.clear()
 
-    problem, in_a_row, counts = None, 0, Counter()
+    problem, in_a_row, counts, refused, last_done = None, 0, Counter(), [], 0
     queue, running, finished = iter(enumerate(todo)), {}, []
     executor = ThreadPoolExecutor(options.workers)
     bar = tqdm(total=len(todo), unit=unit, dynamic_ncols=True, disable=not todo)
@@ -239,23 +252,31 @@ def run_todo(todo, work, root, journal, options, unit, finish, batch):
                 running[executor.submit(attempt, number, job)] = job
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            completed = wait(running, return_when=FIRST_COMPLETED).done
+            for future in [future for future in running if future in completed]:  # in the list's order
                 job = running.pop(future)
                 state, reason, folder, facts = future.result()
                 if state == "done":
+                    in_a_row, last_done = 0, len(refused)
                     finished.append((job, folder, facts))
                     if len(finished) >= batch:
                         record(finished)
                 else:
-                    journal.add(job.id, state, reason)
+                    if state == "refused":
+                        refused.append((job, reason))
+                    else:
+                        journal.add(job.id, "failed" if state == "restricted" else state, reason)
                     shutil.rmtree(folder, ignore_errors=True)
                     tqdm.write(f"{job.id}: {state}: {reason}")
+                    in_a_row += state in ("failed", "refused")
                 counts[state] += 1
-                in_a_row = in_a_row + 1 if state == "failed" else 0
                 bar.update()
                 bar.set_postfix(counts)
             if in_a_row >= PATIENCE:
                 problem = f"{in_a_row} failures in a row, hardly the {unit}s' fault; the last one: {reason}."
+            elif len(refused) > max(counts["done"], 2 * PATIENCE):
+                problem = f"{len(refused)} {unit}s refused, {counts['done']} given: it is this client that is refused."
+            if problem:
                 break
         record(finished)
     except KeyboardInterrupt:
@@ -269,7 +290,18 @@ def run_todo(todo, work, root, journal, options, unit, finish, batch):
         stop.set()
         executor.shutdown(cancel_futures=True)
         bar.close()
+    settle(journal, refused, last_done, counts["done"])
     return problem
+
+
+def settle(journal, refused, last_done, num_done):
+    """Enters the refused jobs [(job, reason)] in the journal: as gone where the server gave this client most of what it
+    asked for, and something after them; else as failed. The first `last_done` of them came before the last success.
+    """
+    for place, (job, reason) in enumerate(refused):
+        if journal.entries.get(job.id, {}).get("state") != "gone":
+            is_gone = place < last_done and len(refused) <= num_done
+            journal.add(job.id, "gone" if is_gone else "failed", reason)
 
 
 def check_disk(root):

@@ -2,12 +2,14 @@
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-from macs.files import write_beside
+from macs.files import read_text, write_beside
+from macs.script import run
 
 COLUMNS = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
 SECONDS = 10
@@ -15,24 +17,23 @@ SECONDS = 10
 
 def read_events(path):
     """{YouTube id: [(onset, offset, label)]}, in s, of a file of strong labels. Raises ValueError for other columns."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter="\t")
-        if (header := next(rows, [])) != COLUMNS:
-            raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, tab-separated, got {header}.")
-        events, segments = defaultdict(list), {}
-        for row in rows:
-            try:
-                segment, onset, offset, label = row
-                onset, offset = float(onset), float(offset)
-            except ValueError:
-                raise ValueError(f"{path}, line {rows.line_num}: expected {', '.join(COLUMNS)}, got {row}.") from None
-            youtube_id = segment.rpartition("_")[0]  # <id>_<start in ms>; ids contain underscores themselves
-            if segments.setdefault(youtube_id, segment) != segment:
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: {youtube_id} has two segments, {segment} and "
-                    f"{segments[youtube_id]}; expected one of each video."
-                )
-            events[youtube_id].append((onset, offset, label))
+    rows = csv.reader(io.StringIO(read_text(path)), delimiter="\t")
+    if (header := next(rows, [])) != COLUMNS:
+        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, tab-separated, got {header}.")
+    events, segments = defaultdict(list), {}
+    for row in rows:
+        try:
+            segment, onset, offset, label = row
+            onset, offset = float(onset), float(offset)
+        except ValueError:
+            raise ValueError(f"{path}, line {rows.line_num}: expected {', '.join(COLUMNS)}, got {row}.") from None
+        youtube_id = segment.rpartition("_")[0]  # <id>_<start in ms>; ids contain underscores themselves
+        if segments.setdefault(youtube_id, segment) != segment:
+            raise ValueError(
+                f"{path}, line {rows.line_num}: {youtube_id} has two segments, {segment} and "
+                f"{segments[youtube_id]}; expected one of each video."
+            )
+        events[youtube_id].append((onset, offset, label))
     return events
 
 
@@ -75,4 +76,4 @@ def write_json(content, path):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

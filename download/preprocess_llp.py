@@ -6,6 +6,7 @@ from the probabilities of an audio-visual video parsing model (--predictions).
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from download.preprocess_audioset import SECONDS, write_json
 from macs.data.labels import read_labels
+from macs.files import read_text
+from macs.options import number
+from macs.script import run
 
 COLUMNS = ["filename", "onset", "offset", "event_labels"]
 
@@ -20,19 +24,18 @@ COLUMNS = ["filename", "onset", "offset", "event_labels"]
 def read_events(path):
     """{video: [set of labels in each second]} of AVVP_eval_{audio,visual}.csv (onset, offset in whole seconds)."""
     events = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter="\t")
-        if (header := next(rows, [])) != COLUMNS:
-            raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, tab-separated, got {header}.")
-        for row in rows:
-            try:
-                video, onset, offset, label = row
-                onset, offset = int(onset), int(offset)
-            except ValueError:
-                raise ValueError(f"{path}, line {rows.line_num}: expected {', '.join(COLUMNS)}, got {row}.") from None
-            of_video = events.setdefault(video, [set() for _ in range(SECONDS)])
-            for second in range(max(onset, 0), min(offset, SECONDS)):  # onset >= offset: a slip, no second at all
-                of_video[second].add(label)
+    rows = csv.reader(io.StringIO(read_text(path)), delimiter="\t")
+    if (header := next(rows, [])) != COLUMNS:
+        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, tab-separated, got {header}.")
+    for row in rows:
+        try:
+            video, onset, offset, label = row
+            onset, offset = int(onset), int(offset)
+        except ValueError:
+            raise ValueError(f"{path}, line {rows.line_num}: expected {', '.join(COLUMNS)}, got {row}.") from None
+        of_video = events.setdefault(video, [set() for _ in range(SECONDS)])
+        for second in range(max(onset, 0), min(offset, SECONDS)):  # onset >= offset: a slip, no second at all
+            of_video[second].add(label)
     return events
 
 
@@ -87,7 +90,7 @@ def main(argv=None):
     parser.add_argument("--audio_events", type=Path, default="asset/AVVP_eval_audio.csv", help="annotations, heard")
     parser.add_argument("--visual_events", type=Path, default="asset/AVVP_eval_visual.csv", help="annotations, seen")
     parser.add_argument("--predictions", type=Path, help="npz of an AVVP model instead of annotations")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability from which an event counts")
+    parser.add_argument("--threshold", type=number(0, 1), default=0.5, help="probability from which an event counts")
     args = parser.parse_args(argv)
     if (args.videos is None) == (args.predictions is None):
         parser.error("give either --videos (for annotations) or --predictions")
@@ -105,4 +108,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,25 +5,32 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from yt_dlp import YoutubeDL
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import DownloadError, download_range_func
 
 from download.ffmpeg import WAV_ARGUMENTS, FFmpegError, find_ffmpeg, run_ffmpeg
-from download.jobs import Gone, TryLater, run_jobs
+from download.jobs import Gone, Refused, Restricted, TryLater, run_jobs
+from macs.decoding import duration
 from macs.files import publish
+from macs.options import integer
 
 MIN_SECONDS = 1.0  # a shorter piece is no clip
-# What YouTube says of a video that will not come back. Everything else counts as a passing failure: to try a clip once
-# too often costs a second, to give it up by mistake loses it.
+# What YouTube says of a video that will not come back. To try a clip once too often costs a second, to give it up by
+# mistake loses it.
 GONE = re.compile(
-    "video unavailable|private video|has been removed|no longer available|account .*(terminated|closed)|"
-    "video is not available|who has blocked it|not made this video available|in your country|copyright|"
-    "members-only|join this channel|confirm your age|age-restricted|requires payment|offline|"
-    "violat|incomplete youtube id|live event|premieres",
+    "private video|video is private|has been removed|removed by the|no longer available|"
+    "account .*(terminated|closed|suspended)|incomplete youtube id",
     re.IGNORECASE,
 )
+# Of one that others can see, or this client with --cookies
+RESTRICTED = re.compile(
+    "confirm your age|age-restricted|inappropriate for|members-only|join this channel|requires payment|"
+    "in your country|not made this video available|who has blocked it|live event|premieres",
+    re.IGNORECASE,
+)
+# And of videos that have gone as well as of any video, to a client that it does not like
+REFUSED = re.compile("(video|content) (is )?(unavailable|not available)|(video|content) isn.t available", re.IGNORECASE)
 BLOCKED = re.compile("HTTP Error 429|not a bot|rate-limited|try again later", re.IGNORECASE)
 BLOCKED_SECONDS = 60  # without any request, of all workers, after YouTube has refused one for their number
 
@@ -48,7 +55,7 @@ class Clip:
 def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookies=None):
     """Fetches the segment only, cut to the frame (re-encoded), into the folder; returns the file's path.
 
-    video: False fetches the sound alone. max_height: in pixels. Raises Gone or TryLater.
+    video: False fetches the sound alone. max_height: in pixels. Raises Gone, Restricted, Refused or TryLater.
     """
     messages = []
 
@@ -85,8 +92,9 @@ def download_segment(clip, folder, *, ffmpeg, video=True, max_height=720, cookie
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).split())
         if BLOCKED.search(reason):
             raise TryLater(f"YouTube refuses this address for now: {plain(reason, clip)}", BLOCKED_SECONDS) from None
-        if GONE.search(reason):
-            raise Gone(plain(reason, clip)) from None
+        for outcome, pattern in ((Gone, GONE), (Restricted, RESTRICTED), (Refused, REFUSED)):
+            if pattern.search(reason):
+                raise outcome(plain(reason, clip)) from None
         raise TryLater(plain(" ".join([reason, *messages[-1:]]), clip)) from None
     files = [path for path in Path(folder).iterdir() if path.stem == "segment"]
     if len(files) != 1:
@@ -120,7 +128,9 @@ def add_arguments(parser):
         help="keep the mp4 of each segment, from which frames are extracted; without it only the sound "
         "is fetched, which is all that the separator is trained on",
     )
-    parser.add_argument("--max_height", type=int, default=720, help="of the video, in pixels; training needs 512")
+    parser.add_argument(
+        "--max_height", type=integer(1), default=720, help="of the video, in pixels; training needs 512"
+    )
     parser.add_argument("--cookies", help="cookies.txt of a browser that is signed in, where YouTube asks for it")
 
 
@@ -163,7 +173,7 @@ def download_clips(clips, root, options, *, keep_video, max_height, cookies, dow
             if "no sound" in str(error):
                 raise Gone(str(error)) from None
             raise TryLater(f"ffmpeg: {error}") from None
-        seconds = soundfile.info(new_wav).duration
+        seconds = duration(new_wav)
         if seconds < MIN_SECONDS:
             raise Gone(f"only {seconds:.2f} s of sound in the segment")
         if keep_video:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils import BaseOutput
 
+from macs.files import read_text
+
 
 @dataclass
 class MACSPipelineOutput(StableDiffusionPipelineOutput):
@@ -86,7 +88,7 @@ def read_names(labels):
         source = labels
         if not Path(labels).is_file():
             raise ValueError(f"labels: expected a list of names or a text file with one in a line, but got {labels!r}")
-        labels = Path(labels).read_text(encoding="utf-8-sig").splitlines()
+        labels = read_text(labels).splitlines()
     names = list(dict.fromkeys(name.strip() for name in labels if name.strip()))
     if not names:
         raise ValueError(f"{source}: expected at least one name, such as dog, but there is none")

@@ -13,34 +13,24 @@ import numpy as np
 import soxr
 import torch
 
-from macs.decoding import (
-    AUDIO_SUFFIXES,
-    MAX_CHANNELS,
-    MAX_RATE,
-    MIN_RATE,
-    AudioError,
-    decode,
-    find_recordings,
-    scale,
-)
+from macs.decoding import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, decode, duration, scale
+from macs.recordings import AUDIO_SUFFIXES, find_recordings
 
 __all__ = [
     "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "duration", "find_recordings",
-    "fit_length", "load_clip", "loudest_start", "read_audio", "to_waveforms",
+    "fit_length", "load_clip", "loudest_start", "raise_quiet",
+    "read_audio", "to_waveforms",
 ]  # fmt: skip
 
+READER = 2  # raise it where the same file comes to other samples: features that were cached before are made anew
 SAMPLE_RATE = 16000  # Hz; the separator's rate (paper, section on the separator)
 CLIP_SAMPLES = 8 * SAMPLE_RATE  # the separator hears 8 s
 SILENCE = 1e-4  # peak below which a clip counts as silent: -80 dB full scale
+QUIET, RAISED = 0.1, 0.42  # peak below which a clip is quiet (-20 dB full scale); the median of the soundscapes' peaks
 PEAK = 100.0  # samples above it (+40 dB full scale) are no sound at all, or integers that nobody scaled
 OFFSET = 0.02  # mean above which it is a fault of the recorder and removed; sound stays far below it
 CANCELLED = 0.01  # share of the channels' energy below which their mean has cancelled; 1/64 where one of 64 sounds
 BLOCK_SAMPLES = 2**24  # most that is decoded at a time, all channels together: 64 MB
-
-
-def duration(path):
-    """Length of a recording in seconds, decoded where its header may be wrong. Raises AudioError."""
-    return decode(path, lambda recording: recording.length() / recording.rate)
 
 
 def read_audio(path, start=0.0, seconds=None, sample_rate=SAMPLE_RATE):
@@ -163,6 +153,15 @@ def fit_length(waveform, num_samples=CLIP_SAMPLES, offset=0):
     """Zero-pads (..., T) to (..., num_samples), `offset` zeros before it; cuts what is longer at its end."""
     waveform = waveform[..., : num_samples - offset]
     return torch.nn.functional.pad(waveform, (offset, num_samples - offset - waveform.shape[-1]))
+
+
+def raise_quiet(waveforms):
+    """Clips (B, T) with those raised to the peak RAISED whose own is below QUIET; silence stays as it is.
+
+    Masks and embeddings depend on the level, and a model knows those it was trained with.
+    """
+    peaks = waveforms.abs().amax(-1, keepdim=True)
+    return torch.where((peaks < QUIET) & (peaks >= SILENCE), waveforms * (RAISED / peaks), waveforms)
 
 
 def load_clip(path, start=None, num_samples=CLIP_SAMPLES):

@@ -1,11 +1,11 @@
-"""Decoding: the samples of any recording in blocks, and which files of a folder are recordings.
+"""Decoding: the samples of any recording in blocks.
 
 libsndfile decodes what it can (wav, flac, ogg, mp3, ...): it is the faster one and seeks exactly. FFmpeg, through PyAV,
 takes what libsndfile refuses (m4a, mp4, webm, wma, ...) and what it gets wrong: broken files, and lengths that a header
 only estimates.
 """
 
-import mimetypes
+import mmap
 import os
 import warnings
 from contextlib import contextmanager
@@ -14,17 +14,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".aifc", ".oga", ".m4a", ".m4b", ".aac", ".mp2", ".wma",
-    ".au", ".snd", ".caf", ".w64", ".rf64", ".amr", ".weba", ".mka", ".ac3", ".wv", ".ape", ".tta",
-)  # fmt: skip
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".3gp", ".3g2", ".avi", ".wmv", ".mpg", ".mpeg", ".flv")
 # What FFmpeg may take a file for: no playlists and scripts (hls, concat, ...), which open other files and addresses
 FFMPEG_FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,rm,tta,voc,w64,wav,wv"
 )
+MAX_BOXES = 10000  # of an mp4 that are looked at
 MIN_RATE, MAX_RATE = 100, 4_000_000  # Hz; below and above them a header is broken, and resampling takes for ever
 MAX_CHANNELS = 64
+FLAC_START = b"fLaC\0\0\0\x22"  # its marker and the head of the block that every flac begins with
 UNKNOWN_LENGTH = 2**40  # frames; libsndfile says 2**63 - 1 where it does not know
 PADDING = 4 * 1152  # frames, at most, that the packets of an mp3 or ogg hold more than its sound
 MANY_PACKETS, MIN_PACKET = 5000, 16  # so many packets of fewer samples on average are damage, and take for ever
@@ -49,7 +46,7 @@ class SoundFileDecoder:
         self._path = path
         self._file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else os.fspath(path))
         self.rate, self.channels, self.frames = self._file.samplerate, self._file.channels, self._file.frames
-        self._is_estimate = self._file.format in ("MP3", "OGG")
+        self._format = self._file.format
         if not self._file.seekable() or not 0 < self.frames < UNKNOWN_LENGTH:
             raise _Doubt
 
@@ -69,7 +66,7 @@ class SoundFileDecoder:
     def length(self):
         """Length in frames. That of PCM follows from the file's size; a compressed one may be cut off."""
         self._check_estimate()
-        if not self._file.subtype.startswith(("PCM", "FLOAT", "DOUBLE")) or self._file.format == "FLAC":
+        if not self._file.subtype.startswith(("PCM", "FLOAT", "DOUBLE")) or self._format == "FLAC":
             self._file.seek(self.frames - 1)
             if len(self._file.read(1, dtype="float32", always_2d=True)) == 0:
                 raise _Doubt
@@ -77,7 +74,9 @@ class SoundFileDecoder:
 
     def _check_estimate(self):
         # Told by the bit rate at its beginning, or a header that knows nothing of what was appended or cut off
-        if self._is_estimate and abs(_count_packets(self._path, self.rate) - self.frames) > PADDING:
+        if self._format in ("MP3", "OGG") and abs(_count_packets(self._path, self.rate) - self.frames) > PADDING:
+            raise _Doubt
+        if self._format == "FLAC" and _find(self._path, FLAC_START, 1):
             raise _Doubt
 
     def close(self):
@@ -169,6 +168,9 @@ def decode(path, work):
     """`work(decoder)` with the first decoder that can be trusted with the file. Every fault is an AudioError."""
     try:
         _check_file(path)
+        if _is_joined(path):
+            warnings.warn(f"{path}: only the first of the recordings joined in this file is read; join them with "
+                          "ffmpeg's concat instead", stacklevel=3)  # fmt: skip
         reason = "broken"
         try:
             return _with_decoder(SoundFileDecoder, path, work)
@@ -192,6 +194,11 @@ def decode(path, work):
         raise AudioError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
 
 
+def duration(path):
+    """Length of a recording in seconds, decoded where its header may be wrong. Raises AudioError."""
+    return decode(path, lambda recording: recording.length() / recording.rate)
+
+
 def _check_file(path):
     if not Path(path).is_file():
         raise AudioError(f"{path}: no such audio file")
@@ -199,6 +206,35 @@ def _check_file(path):
         raise AudioError(f"{path}: the file is empty (0 bytes); record or download it again")
     with open(path, "rb"):  # libsndfile does not say why
         pass
+
+
+def _is_joined(path):
+    """Whether a wav, aiff or m4a file is followed by another one in the same file, where decoders never look."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:4] in (b"RIFF", b"FORM"):
+            size = int.from_bytes(start[4:8], "little" if start[:4] == b"RIFF" else "big")
+            file.seek(8 + size + size % 2)
+            return file.read(4) == start[:4]
+        at, box, end = 0, start, os.fstat(file.fileno()).st_size
+        for _ in range(MAX_BOXES if start[4:8] == b"ftyp" else 0):
+            size = int.from_bytes(box[:4], "big")
+            if size == 1 and at:  # the size follows, in 8 bytes
+                size = int.from_bytes(file.read(8), "big")
+            at += size
+            if size < 8 or at >= end:  # 0 stands for the rest of the file
+                break
+            file.seek(at)
+            box = file.read(8)
+            if box[4:8] == b"ftyp":
+                return True
+    return False
+
+
+def _find(path, content, first):
+    """Whether a file holds these bytes, at position `first` or later."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(content, first) >= 0
 
 
 def _with_decoder(decoder_class, path, work):
@@ -258,45 +294,3 @@ def scale(samples):
     if samples.dtype in (np.int8, np.int16, np.int32):
         return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
     raise TypeError(f"expected samples as float, int16, int32 or uint8, but got {samples.dtype}")
-
-
-def find_recordings(folder, recursive=False):
-    """The recordings in a folder, sorted by path: ([paths], [problems]).
-
-    A recording is what has a suffix of audio or video, or no suffix of another kind and sound inside. Hidden files and
-    folders are skipped; `recursive` takes those in folders below it too. A folder that cannot be read, or that holds
-    no recordings, is a problem, a line that names it.
-    """
-    folder = Path(folder)
-    problems = []
-    files = []
-    for root, folders, names in os.walk(folder, onerror=lambda error: problems.append(
-        f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions"
-    )):  # fmt: skip
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        files += [Path(root, name) for name in names if not name.startswith(".")]
-    paths = sorted(path for path in files if is_recording(path))
-    if not paths and not problems:
-        below = "" if recursive else " (folders below it are taken with --recursive)"
-        problems.append(f"{folder}: no recordings in this folder{below}; expected audio or videos, such as "
-                        f"{', '.join(AUDIO_SUFFIXES[:5])}")  # fmt: skip
-    return paths, problems
-
-
-# The table of Python itself: that of the system differs from machine to machine
-_KNOWN_TYPES = mimetypes.MimeTypes()
-
-
-def is_recording(path):
-    """Whether a file is a recording by its suffix or, if that tells nothing, by its content."""
-    suffix = path.suffix.lower()
-    if suffix in AUDIO_SUFFIXES + VIDEO_SUFFIXES:
-        return True
-    known = _KNOWN_TYPES.guess_type(f"a{suffix}")[0]
-    if known and not known.startswith(("audio/", "video/")):
-        return False
-    try:
-        decode(path, lambda decoder: next(decoder.blocks(0, 1), None))
-        return True
-    except AudioError:
-        return False

@@ -85,6 +85,22 @@ def _sync(path):
         os.fsync(file.fileno())
 
 
+def read_text(path):
+    """A text file's content, in UTF-8 with or without a byte order mark. Raises OSError, ValueError: another encoding.
+
+    Every csv and label file of the project is read here.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected text in UTF-8, but byte {error.start} is none (UTF-16, Latin-1?); save it as «CSV UTF-8»"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path}: expected text in UTF-8, but it holds zeros (UTF-16?); save it as «CSV UTF-8»")
+    return text
+
+
 def sha256(path):
     """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:

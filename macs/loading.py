@@ -12,6 +12,7 @@ from macs.clap import ClapEncoder
 from macs.pipeline import MACSPipeline
 from macs.released import CheckpointError, find_released, open_separator, open_stable_diffusion
 from macs.separator import Separator
+from macs.weights import check_model_folder, check_pipeline_folder
 
 
 def _is_macs(sd_path):
@@ -31,6 +32,7 @@ def local_folder(sd_path):
     """The folder of a pipeline: sd_path, or where a hub repository's is downloaded to, once. Raises CheckpointError."""
     if Path(sd_path).exists():
         _is_macs(sd_path)
+        check_pipeline_folder(sd_path)
         return str(sd_path)
     try:
         return DiffusionPipeline.download(sd_path, safety_checker=None)
@@ -78,6 +80,9 @@ def open_audio_models(separator_path, clap_path, num_sources=None):
     num_sources: M; by default the separator's, and its error where it is another. 1 is no separation: the one signal is
     the mixture, whatever the separator.
     """
+    for path in (Path(separator_path), Path(clap_path)):
+        if path.is_dir():
+            check_model_folder(path)
     found, num_samples = separator_sizes(separator_path)
     if num_sources == 1:
         separator = Separator(num_sources=1, channels=16, num_samples=num_samples)
@@ -140,21 +145,32 @@ def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=None, dt
     num_sources: M, if the weights must have that; it is theirs in any case. Raises CheckpointError.
     """
     is_macs = _is_macs(sd_path)
-    if pt_path and (Path(pt_path) / "config.json").is_file():
-        pipe = open_trained(sd_path, pt_path, dtype)
-    elif is_macs and pt_path:
-        raise CheckpointError(f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}")
-    elif is_macs:
-        pipe = MACSPipeline.from_pretrained(sd_path, dtype=dtype)
-    elif pt_path:
-        pipe = MACSPipeline.from_released(sd_path, pt_path, dataset_name, dtype=dtype)
-    else:
-        raise CheckpointError(
-            f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
-            "or hub id (alxzzz/MACS), or an adapter trained with it"
-        )
+    with_adapter = pt_path and (Path(pt_path) / "config.json").is_file()
+    if Path(sd_path).is_dir():
+        check_pipeline_folder(sd_path, () if is_macs or with_adapter else ("unet",))
+    try:
+        pipe = _open_pipeline(sd_path, pt_path, dataset_name, dtype, is_macs, with_adapter)
+    except (OSError, RuntimeError, TypeError, KeyError, AttributeError) as error:  # a component of the wrong kind
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{pt_path or sd_path}: the weights cannot be opened ({reason})") from error
     if num_sources not in (None, pipe.num_sources):
         raise CheckpointError(
             f"{pt_path or sd_path}: made for M = {pipe.num_sources} sources, but --M is {num_sources}; leave it out"
         )
     return pipe
+
+
+def _open_pipeline(sd_path, pt_path, dataset_name, dtype, is_macs, with_adapter):
+    if with_adapter:
+        check_model_folder(pt_path)
+        return open_trained(sd_path, pt_path, dtype)
+    if is_macs and pt_path:
+        raise CheckpointError(f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}")
+    if is_macs:
+        return MACSPipeline.from_pretrained(sd_path, dtype=dtype)
+    if pt_path:
+        return MACSPipeline.from_released(sd_path, pt_path, dataset_name, dtype=dtype)
+    raise CheckpointError(
+        f"{sd_path} is Stable Diffusion without the audio part: give the released weights as pt_path, a folder "
+        "or hub id (alxzzz/MACS), or an adapter trained with it"
+    )

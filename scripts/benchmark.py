@@ -8,6 +8,8 @@ import argparse
 import importlib
 import sys
 
+from macs.script import run
+
 SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
 
 
@@ -25,4 +27,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

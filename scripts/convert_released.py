@@ -12,6 +12,7 @@ import torch
 
 from macs.pipeline import MACSPipeline
 from macs.released import CheckpointError, open_released
+from macs.script import run
 
 
 def main():
@@ -39,4 +40,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

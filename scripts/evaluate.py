@@ -17,13 +17,13 @@ the spread at this number of clips: FID also falls as images are added, so compa
 import argparse
 import json
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from macs.audio import AUDIO_SUFFIXES
 from macs.data.pairs import IMAGE_SUFFIXES
 from macs.evaluation.embedding import encode_files
 from macs.evaluation.encoders import (
@@ -46,6 +46,8 @@ from macs.evaluation.measures import (
 )
 from macs.evaluation.table import figure, listed, table
 from macs.files import write_beside
+from macs.options import integer
+from macs.script import run
 
 
 def parse_args(argv=None):
@@ -67,11 +69,16 @@ def parse_args(argv=None):
     add("--inception", help="folder with inception-2015-12-05.pt of the FID and KID (clean-fid's, downloaded)")
     add("--stand_ins", action="store_true", help="small encoders instead of these three, without any download; that "
         "of audio is fitted on the split train. For trials: their numbers compare with each other only")  # fmt: skip
-    add("--resamples", type=int, default=1000, help="bootstrap resamples behind the 95%% intervals; 0: none")
-    add("--folds", type=int, default=0, help="mean and deviation over so many disjoint parts (the paper: 5) instead")
-    add("--seed", type=int, default=0, help="of the resamples, the folds and KID's subsets")
-    add("--batch_size", type=int, default=64, help="files per batch")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read files")
+    add("--resamples", type=integer(0), default=1000, help="bootstrap resamples behind the 95%% intervals; 0: none")
+    add(
+        "--folds",
+        type=integer(0),
+        default=0,
+        help="mean and deviation over so many disjoint parts instead (paper: 5)",
+    )
+    add("--seed", type=integer(0), default=0, help="of the resamples, the folds and KID's subsets")
+    add("--batch_size", type=integer(1), default=64, help="files per batch")
+    add("--num_workers", type=integer(0), default=min(8, os.cpu_count() or 1), help="processes that read files")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda: all visible GPUs; cuda:1; cpu")
     add("--cache_dir", default="cache/features", help="features by content; '' keeps none")
     add("--output_dir", default="output/evaluation", help="gets results.json, table.txt, table.png")
@@ -93,6 +100,14 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    try:
+        compare(args)
+    except (OSError, ValueError) as error:  # folders without files, ids that come twice, weights that are not there
+        sys.exit(f"evaluate.py: {error}")
+
+
+def compare(args):
+    """Matches and encodes the files, computes the measures, prints and writes the results."""
     measures = [m for m in MEASURES if m in args.measures]
 
     # Which files there are
@@ -101,7 +116,7 @@ def main(argv=None):
     if set(measures) - {"ais", "ais_z"}:
         frames = find_files(args.image_dir, IMAGE_SUFFIXES, frames=True)
     if set(measures) & {"ais", "ais_z"}:
-        clips = find_files(args.audio_dir, AUDIO_SUFFIXES)
+        clips = find_files(args.audio_dir)
     wanted = set().union(*images.values())  # the audio of clips without any image is in no measure
 
     # Every file through its encoders, once
@@ -171,13 +186,25 @@ def open_encoders(args, measures, encode):
     if args.stand_ins:
         audio = fit_stand_in(Path(args.data_dir, args.dataset_name, "train"), encode) if needs_audio else None
         return dict.fromkeys(sources, SmallImageEncoder()), {"audio": audio} if needs_audio else {}
-    image_encoders = {name: load_encoder(*source) for name, source in sources.items()}
-    return image_encoders, {"audio": load_encoder(args.wav2clip, Wav2ClipEncoder)} if needs_audio else {}
+    image_encoders = {name: open_encoder(name, *source) for name, source in sources.items()}
+    return image_encoders, {"audio": open_encoder("wav2clip", args.wav2clip, Wav2ClipEncoder)} if needs_audio else {}
+
+
+def open_encoder(option, spec, default):
+    """The encoder that an option names. Raises ValueError, one line, for whatever keeps it from being opened."""
+    try:
+        return load_encoder(spec, default)
+    except Exception as error:  # no network, a broken file, or what a module of the user's raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"--{option} {spec or 'was not given'}: the encoder cannot be opened: {reason}. Name its file or folder, "
+            "or try without any download: --stand_ins"
+        ) from error
 
 
 def fit_stand_in(root, encode):
     """The small audio encoder, fitted on the clips and frames of the split in the folder root."""
-    clips, frames = find_files(root / "audio", AUDIO_SUFFIXES), find_files(root / "image", IMAGE_SUFFIXES, frames=True)
+    clips, frames = find_files(root / "audio"), find_files(root / "image", IMAGE_SUFFIXES, frames=True)
     pairs = [(clips[i][0], path) for i in sorted(set(clips) & set(frames)) for path in frames[i]]
     encoder = SmallAudioEncoder()
     statistics, _ = encode([clip for clip, _ in pairs], {"audio": encoder})
@@ -239,8 +266,8 @@ def _entry(estimate, folds=None):
     entry = {"value": _finite(estimate.value), "n": estimate.n}
     if folds is not None:
         return entry | {"deviation": _finite(np.std(folds, ddof=1)), "folds": [_finite(v) for v in folds]}
-    return entry | {"interval_95": estimate.interval}
+    return entry | {"interval_95": estimate.interval and [_finite(end) for end in estimate.interval]}
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

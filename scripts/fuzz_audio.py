@@ -20,6 +20,8 @@ import numpy as np
 import soundfile
 
 from macs.audio import AudioError, duration, load_clip
+from macs.options import integer
+from macs.script import run
 
 FORMATS = {  # suffix: FFmpeg's options
     "wav": [], "flac": [], "ogg": ["-c:a", "libvorbis"], "mp3": [], "opus": [], "aiff": [], "caf": [], "w64": [],
@@ -96,8 +98,8 @@ def fuzz(folder, count, seed, read=lambda path: (load_clip(path), duration(path)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--count", type=int, default=10000, help="damaged files")
-    parser.add_argument("--seed", type=int, default=0, help="of the damage")
+    parser.add_argument("--count", type=integer(1), default=10000, help="damaged files")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the damage")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     faulthandler.enable()
@@ -115,4 +117,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

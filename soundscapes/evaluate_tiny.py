@@ -29,7 +29,9 @@ from tqdm import tqdm
 from macs.audio import AudioError
 from macs.files import fingerprint, write_beside
 from macs.loading import audio_model_paths, load_pipeline, weight_files
+from macs.options import integer, number
 from macs.released import CheckpointError
+from macs.script import run
 from soundscapes import real_recordings
 from soundscapes.judge import Judge
 from soundscapes.report import examples_figure, interpolation_figure, results_figure, tables
@@ -152,15 +154,23 @@ def parse_arguments():
     parser.add_argument("--judge", help="(default: WORK_DIR/judge)")
     parser.add_argument("--output_dir", help="results (default: WORK_DIR/evaluation)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="(default: all)")
-    parser.add_argument("--scenes", type=int, default=200, help="of each number of sources (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="each has its own scenes and noise (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=integer(1), default=200, help="of each number of sources (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=integer(1), default=3, help="each has its own scenes and noise (default: %(default)s)"
+    )
     parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
-    parser.add_argument("--pairs", type=int, default=100, help="of recordings, each a mixture (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler (default: %(default)s)")
-    parser.add_argument("--guidance_scale", type=float, default=7.5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--pairs", type=integer(1), default=100, help="of recordings, each a mixture (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=integer(1), default=20, help="of the sampler (default: %(default)s)")
+    parser.add_argument("--guidance_scale", type=number(0), default=7.5, help="(default: %(default)s)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="bf16: pictures twice as fast")
-    parser.add_argument("--batch_size", type=int, default=25, help="(default: %(default)s)")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="processes that make the scenes")
+    parser.add_argument("--batch_size", type=integer(1), default=25, help="(default: %(default)s)")
+    parser.add_argument(
+        "--num_workers", type=integer(0), default=os.cpu_count() - 1, help="processes that make the scenes"
+    )
     parser.add_argument("--interpolate", nargs=2, metavar="CLIP", help="draw interpolation.png instead of measuring")
     args = parser.parse_args()
     args.baseline = args.baseline or Path(args.work_dir) / "baseline" / "adapter"
@@ -223,4 +233,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from macs.files import write_beside
+from macs.options import integer
+from macs.script import run
 from soundscapes.scenes import make_scene, write_wav
 
 DEMOS = [
@@ -21,7 +23,9 @@ DEMOS = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output_dir", default="asset/demo", help="where the eight wav files go")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other recordings of the same sounds")
+    parser.add_argument(
+        "--seed", type=integer(0), default=0, help="another seed gives other recordings of the same sounds"
+    )
     args = parser.parse_args()
 
     folder = Path(args.output_dir)
@@ -34,4 +38,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 
 from macs.audio import AudioError
+from macs.options import integer
+from macs.script import run
 from soundscapes.scenes import write_soundscapes
 from soundscapes.sound.recordings import Recordings
 
@@ -21,11 +23,13 @@ def main(argv=None):
     parser.add_argument("--data_dir", default="data", help="DATASET_NAME/ is made in here (default: data)")
     parser.add_argument("--dataset_name", default="Soundscapes", help="(default: Soundscapes)")
     parser.add_argument("--max_sources", type=int, choices=(1, 2, 3), help="scenes of 1 to so many sources in turn")
-    parser.add_argument("--train", type=int, default=10000, help="scenes in the training split (default: 10000)")
-    parser.add_argument("--test", type=int, default=500, help="scenes in the test split (default: 500)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes (default: 0)")
+    parser.add_argument("--train", type=integer(0), default=10000, help="scenes in the training split (default: 10000)")
+    parser.add_argument("--test", type=integer(0), default=500, help="scenes in the test split (default: 500)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="another seed gives other scenes (default: 0)")
     parser.add_argument("--stems", action="store_true", help="also write each source as stems/<id>_<label>.wav")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument(
+        "--num_workers", type=integer(0), default=os.cpu_count(), help="processes (default: one per core)"
+    )
     parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
     args = parser.parse_args(argv)
 
@@ -44,4 +48,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

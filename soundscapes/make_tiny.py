@@ -20,6 +20,8 @@ from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
 from macs.files import write_folder_beside
 from macs.loading import load_pipeline
+from macs.options import integer
+from macs.script import run
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, make_scene
 
 # Stable Diffusion 1.4's noise schedule
@@ -118,7 +120,7 @@ def make_pipeline():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="asset/macs-tiny", help="the pipeline (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the untrained weights (default: %(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the untrained weights (default: %(default)s)")
     parser.add_argument("--adapter", help="adapter that train.py trained; it knows the separator it was trained with")
     parser.add_argument("--model_dir", help="with --adapter: the pipeline it was trained with (its --sd_path)")
     args = parser.parse_args()
@@ -156,4 +158,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,7 +11,9 @@ import re
 import shutil
 from pathlib import Path
 
+from macs.data.labels import read_csv
 from macs.files import write_beside
+from macs.script import run
 from soundscapes.sound.recordings import COLUMNS
 
 # The classes of ESC-10 by their number in ESC-50, as its own archive names them, and the world's name
@@ -60,12 +62,11 @@ def credits(path):
 
 def esc50(folder):
     licences = credits(folder / "LICENSE")
-    with open(folder / "meta" / "esc50.csv", newline="", encoding="utf-8") as file:
-        for entry in csv.DictReader(file):
-            if entry["esc10"] == "True":
-                clip = entry["filename"].rsplit("-", 1)[0].lower()
-                path = folder / "audio" / entry["filename"]
-                yield path, ESC10[int(entry["target"])][1], f"fold{entry['fold']}", *licences.get(clip, UNKNOWN)
+    for _, entry in read_csv(folder / "meta" / "esc50.csv")[1]:
+        if entry["esc10"] == "True":
+            clip = entry["filename"].rsplit("-", 1)[0].lower()
+            path = folder / "audio" / entry["filename"]
+            yield path, ESC10[int(entry["target"])][1], f"fold{entry['fold']}", *licences.get(clip, UNKNOWN)
 
 
 def esc10(folder):
@@ -84,17 +85,16 @@ def blanket(folder):
 def listed(folder):
     """Files with a csv: the columns file, class, source (the package), licence; a column with «credit», if there is."""
     [table] = folder.glob("*.csv")
-    with open(table, newline="", encoding="utf-8") as file:
-        for entry in csv.DictReader(file):
-            credit = next((value for column, value in entry.items() if "credit" in column), entry["file"])
-            yield (
-                folder / entry["file"],
-                entry["class"],
-                entry["source"],
-                f"{entry['source']}: {credit}",
-                entry["source"],
-                entry["licence"],
-            )
+    for _, entry in read_csv(table)[1]:
+        credit = next((value for column, value in entry.items() if "credit" in column), entry["file"])
+        yield (
+            folder / entry["file"],
+            entry["class"],
+            entry["source"],
+            f"{entry['source']}: {credit}",
+            entry["source"],
+            entry["licence"],
+        )
 
 
 def files_of(folder):
@@ -126,7 +126,10 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
 
-    files = [file for folder in args.folders for file in files_of(folder)]
+    try:
+        files = [file for folder in args.folders for file in files_of(folder)]
+    except ValueError as error:  # a csv in another encoding
+        raise SystemExit(str(error)) from None
     if unknown := sorted(set(args.test) - {package for _, _, package, *_ in files}):
         raise SystemExit(f"--test {unknown[0]}: the packages are {', '.join(sorted({file[2] for file in files}))}")
     rows = []
@@ -153,4 +156,4 @@ def copy(path, target):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,6 +6,8 @@ and on the recordings, where some take the place of synthesised sources.
 """
 
 import csv
+import multiprocessing
+import signal
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -180,6 +182,8 @@ def _numbered_scene(split, index, seed, max_sources, recordings=None):
 
 
 def _write_number(split, folder, seed, stems, max_sources, recordings, index):
+    if multiprocessing.parent_process():  # Ctrl-C ends the script, which ends its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_scene(_numbered_scene(split, index, seed, max_sources, recordings), folder, stems)
 
 

@@ -17,6 +17,8 @@ from transformers import AutoTokenizer
 
 from macs import ClapEncoder, Separator
 from macs.audio import AudioError
+from macs.options import integer, number
+from macs.script import run
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, caption, make_scene
 from soundscapes.sound.augment import LINEAR, RECORDED, SHORT, augment
 from soundscapes.sound.recordings import NOISE, Recordings
@@ -160,12 +162,12 @@ def main():
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
     parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
     parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
-    parser.add_argument("--scenes", type=int, default=40000, help="3 clips of each, or 5 (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--scenes", type=integer(1), default=40000, help="3 clips of each, or 5 (default: %(default)s)")
+    parser.add_argument("--batch_size", type=integer(1), default=32, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=number(0), default=5e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and dropout")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="synthesising processes")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and dropout")
+    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="synthesising processes")
     args = parser.parse_args()
     if args.recordings:
         try:
@@ -205,4 +207,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

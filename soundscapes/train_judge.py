@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from macs.options import integer, number
+from macs.script import run
 from soundscapes.judge import Judge
 from soundscapes.scenes import CLASSES, make_scene
 from soundscapes.training import DEVICE, Items, fresh_batches, train
@@ -52,12 +54,12 @@ def class_scores(judge, loader):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="checkpoints/judge", help="the judge goes here (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=20000, help="each is seen once (default: %(default)s)")
-    parser.add_argument("--held_out", type=int, default=2000, help="test scenes (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, weights and augmentation")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="painting processes")
+    parser.add_argument("--scenes", type=integer(1), default=20000, help="each is seen once (default: %(default)s)")
+    parser.add_argument("--held_out", type=integer(1), default=2000, help="test scenes (default: %(default)s)")
+    parser.add_argument("--batch_size", type=integer(1), default=32, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=number(0), default=2e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes, weights and augmentation")
+    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -81,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

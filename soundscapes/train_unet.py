@@ -22,6 +22,8 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from macs.files import write_beside
+from macs.options import integer, number
+from macs.script import run
 from macs.training.denoiser import attention_kernel, min_snr_weights
 from soundscapes.scenes import caption, make_scene
 from soundscapes.train_vae import painting
@@ -59,14 +61,16 @@ def main():
         "--model_dir", default="asset/macs-tiny", help="its unet/, text_encoder/ (default: %(default)s)"
     )
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="state, latents (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=7000, help="different scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=12000, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=4e-4, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--snr_gamma", type=float, default=1.0, help="of the min-SNR weights (default: %(default)s)")
+    parser.add_argument("--scenes", type=integer(1), default=7000, help="different scenes (default: %(default)s)")
+    parser.add_argument("--steps", type=integer(1), default=12000, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=integer(1), default=16, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=number(0), default=4e-4, help="peak learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--snr_gamma", type=number(0), default=1.0, help="of the min-SNR weights (default: %(default)s)"
+    )
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="painting processes")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and noise")
+    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
     args = parser.parse_args()
 
     output_dir = Path(args.output_dir)
@@ -122,4 +126,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,8 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch.nn import functional as F
 
+from macs.options import integer, number
+from macs.script import run
 from soundscapes.scenes import make_scene
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
@@ -55,13 +57,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its vae/ is trained (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="states and pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=20000, help="each is seen once (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--kl_weight", type=float, default=1e-4, help="per latent element (default: %(default)s)")
+    parser.add_argument("--scenes", type=integer(1), default=20000, help="each is seen once (default: %(default)s)")
+    parser.add_argument("--batch_size", type=integer(1), default=4, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=number(0), default=1e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--kl_weight", type=number(0), default=1e-4, help="per latent element (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() - 1, help="painting processes")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and noise")
+    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
     args = parser.parse_args()
 
     vae = AutoencoderKL.from_pretrained(args.model_dir, subfolder="vae", torch_dtype=torch.float32).to(DEVICE)
@@ -89,4 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

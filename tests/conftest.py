@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,15 @@ from reference_fill import filled
 
 REFERENCE = Path(__file__).parent / "reference"
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # of the scripts that tests start, installed or not
+
+
+def pytest_addoption(parser):
+    parser.addoption("--start_method", choices=multiprocessing.get_all_start_methods(), help="of worker processes")
+
+
+def pytest_configure(config):
+    if method := config.getoption("--start_method"):
+        multiprocessing.set_start_method(method, force=True)
 
 
 @pytest.fixture(scope="session")

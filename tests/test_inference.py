@@ -152,6 +152,25 @@ def test_settings_reach_the_pipeline(run, clips, tmp_path):
     assert image("size", "--size", "64", "96").shape == (64, 96, 3)
 
 
+def test_quiet_clips_are_raised_for_the_embedded_model(run, clips, tiny_dir, tmp_path):
+    sound, rate = soundfile.read(clips / "plain.wav")
+    soundfile.write(clips / "quiet.wav", 0.01 * sound, rate, subtype="FLOAT")
+    settings = ["--audio", clips / "quiet.wav", clips / "plain.wav", "--separate_only"]
+
+    def peaks(name, *option):
+        assert run(*settings, "--output_dir", tmp_path / name, *option)[0] == 0
+        folder = tmp_path / name / "sources"
+        parts = {n: [soundfile.read(folder / f"{n}_{i}.wav")[0] for i in range(1, 7)] for n in ("quiet", "plain")}
+        return {n: np.abs(np.sum(part, axis=0)).max() for n, part in parts.items()}
+
+    as_it_is, raised = peaks("off", "--no-raise_quiet"), peaks("on", "--raise_quiet")
+    assert as_it_is["quiet"] == pytest.approx(np.abs(0.01 * sound).max(), abs=1e-3)
+    assert raised["quiet"] == pytest.approx(0.42, abs=0.01)
+    assert raised["plain"] == as_it_is["plain"]  # of a usual level
+    embedded = (tiny_dir / "labels.txt").is_file()
+    assert peaks("default")["quiet"] == (raised if embedded else as_it_is)["quiet"]
+
+
 def test_maps_show_which_source_drew_what(run, clips, tmp_path):
     settings = ["--audio", clips / "plain.wav", "--labels", tmp_path / "names.txt"]
     (tmp_path / "names.txt").write_text("dog\nrain\n")
@@ -208,6 +227,27 @@ def test_a_second_image_does_not_overwrite_another_clip(run, clips, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_two_may_write_into_one_folder_at_a_time(run, clips, tmp_path, monkeypatch):
+    arguments = ["--audio", clips, "--output_dir", tmp_path / "out", "--save_sources"]
+    draw, inner = inference.draw_clips, []
+
+    def interrupted(*rest):  # another run does all of it between this one's look at the folder and its work
+        if not inner:
+            inner.append(None)
+            inner[0] = run(*arguments)
+        return draw(*rest)
+
+    monkeypatch.setattr(inference, "draw_clips", interrupted)
+    for code, printed in (run(*arguments), inner[0]):
+        assert code == 0 and "3 images written" in printed and "0 problems" in printed
+    run("--audio", clips, "--output_dir", tmp_path / "alone", "--save_sources")
+    names = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*"))
+    assert names == sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
+    for name in names:
+        if (tmp_path / "out" / name).is_file():
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
 def test_a_name_of_250_bytes(run, clips, tmp_path):
     (clips / "plain.wav").rename(clips / ("n" * 247 + ".wav"))
     assert "3 images written" in run("--audio", clips, "--output_dir", tmp_path / "out")[1]
@@ -244,7 +284,9 @@ def test_arguments_out_of_range_end_before_anything_is_loaded(clips, capsys, arg
         (["--labels", "nowhere.txt", "--save_maps"], "nowhere.txt"),
     ],
 )
-def test_settings_that_do_not_fit_the_weights_are_one_line(run, clips, tmp_path, arguments, words):
+def test_settings_that_do_not_fit_the_weights_are_one_line(run, clips, tmp_path, arguments, words, monkeypatch):
+    if arguments[0] != "--labels":
+        monkeypatch.setattr(inference, "open_pipeline", None)  # nothing is loaded
     code, message = run("--audio", clips / "plain.wav", "--output_dir", tmp_path / "out", *arguments)
     assert code == 1 and words in message and "\n" not in message
 

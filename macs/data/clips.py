@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from macs.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, duration, fit_length, read_audio
+from macs.audio import SAMPLE_RATE, AudioError, duration, find_recordings, fit_length, read_audio
 from macs.data.labels import read_labels
-from macs.files import visible_files
 
 ATTEMPTS = 100  # clips in a row that may fail to decode before it is the folder that is wrong
 YOUTUBE_ID = re.compile(r"(.{11})(?:[_#].*)?")
@@ -27,7 +26,7 @@ def find_audio(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected one with recordings (wav, flac, ogg, mp3).")
-    paths = visible_files(folder, AUDIO_SUFFIXES)
+    paths, _ = find_recordings(folder)
     if not paths:
         raise FileNotFoundError(f"{folder}: expected recordings (wav, flac, ogg, mp3), but there are none.")
     return paths

@@ -1,8 +1,11 @@
 """Labels of the clips: what the metadata files say, and the texts CLAP reads."""
 
 import csv
+import io
 import re
 from pathlib import Path
+
+from macs.files import read_text
 
 ID_COLUMNS = ("fname", "filename")
 LABEL_COLUMNS = ("labels", "event_labels")
@@ -56,6 +59,19 @@ def label_names(text):
     return [name.strip() for name in re.split(r",(?! )", text) if name.strip()]
 
 
+def read_csv(path):
+    """A csv, or where the first line has tabs a tsv, with a header: (columns, [(line number, {column: cell})]).
+
+    Raises OSError, ValueError: text that is not in UTF-8, a quote that is left open.
+    """
+    text = read_text(path)
+    table = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
+    try:
+        return table.fieldnames or [], [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {table.line_num}: {error}; is a quote left open?") from None
+
+
 def read_labels(path):
     """Reads a metadata file into {id: [labels]}, in the file's order; an id without labels has an empty list.
 
@@ -69,27 +85,23 @@ def read_labels(path):
             f"{path}: no such label file. Expected a CSV with the columns fname and labels, or "
             "filename and event_labels."
         )
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        rows = csv.DictReader(file, delimiter="\t" if "\t" in header else ",")
-        columns = rows.fieldnames or []
-        id_column = next((name for name in ID_COLUMNS if name in columns), None)
-        label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
-        if id_column is None or label_column is None:
+    columns, rows = read_csv(path)
+    id_column = next((name for name in ID_COLUMNS if name in columns), None)
+    label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    if id_column is None or label_column is None:
+        raise ValueError(
+            f"{path}: expected the columns fname and labels (FSD50K), or filename and event_labels "
+            f"(LLP, AudioSet, Landscape), but the first line has {columns}."
+        )
+    labels = {}
+    for line, row in rows:
+        if not row[id_column] or row[label_column] is None:
             raise ValueError(
-                f"{path}: expected the columns fname and labels (FSD50K), or filename and event_labels "
-                f"(LLP, AudioSet, Landscape), but the first line has {columns}."
+                f"{path}, line {line}: expected {len(columns)} columns {columns}, "
+                f"got {[value for value in row.values() if value is not None]}."
             )
-        labels = {}
-        for row in rows:
-            if not row[id_column] or row[label_column] is None:
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: expected {len(columns)} columns {columns}, "
-                    f"got {[value for value in row.values() if value is not None]}."
-                )
-            names = labels.setdefault(row[id_column], [])
-            names += [name for name in label_names(row[label_column]) if name not in names]
+        names = labels.setdefault(row[id_column], [])
+        names += [name for name in label_names(row[label_column]) if name not in names]
     return labels
 
 
@@ -100,10 +112,9 @@ def read_captions(path):
     """
     path = Path(path)
     if path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if {"filename", "caption"} <= set(rows.fieldnames or []):
-                return {row["filename"]: row["caption"] for row in rows}
+        columns, rows = read_csv(path)
+        if {"filename", "caption"} <= set(columns):
+            return {row["filename"]: row["caption"] for _, row in rows}
     return {clip_id: ", ".join(names) for clip_id, names in read_labels(path).items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
-from macs.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, duration, load_clip
+from macs.audio import SAMPLE_RATE, AudioError, duration, find_recordings, load_clip
 from macs.data.buckets import BUCKETS, LANDSCAPE
 from macs.files import visible_files
 
@@ -20,6 +20,7 @@ from macs.files import visible_files
 DATASETS = {"LLP": BUCKETS, "AudioSet": BUCKETS, "Landscape": LANDSCAPE}
 FRAME = re.compile(r"(.+)_frame_(\d+)", re.DOTALL)  # a frame's name without its suffix: the id, and the number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+READER = 2  # raise it where `read_image` changes what it gives: latents that were cached before are made anew
 ATTEMPTS = 100  # pairs in a row that may fail to be read before it is the disk that is wrong
 
 
@@ -44,14 +45,15 @@ def find_pairs(data_dir, dataset_name, data_set="train"):
     """
     folder = Path(data_dir) / dataset_name / data_set
     found = {}
-    for part, suffixes in (("audio", AUDIO_SUFFIXES), ("image", IMAGE_SUFFIXES)):
+    for part in ("audio", "image"):
         if not (folder / part).is_dir():
             sets = sorted(str(path.parent.relative_to(data_dir)) for path in Path(data_dir).glob("*/*/audio"))
             raise PairError(
                 f"{folder / part}: no such folder; expected recordings in {folder / 'audio'} and frames in "
                 f"{folder / 'image'}. {data_dir} holds the sets: {', '.join(sets) or 'none'}"
             )
-        found[part] = visible_files(folder / part, suffixes)
+    found["audio"], _ = find_recordings(folder / "audio")
+    found["image"] = visible_files(folder / "image", IMAGE_SUFFIXES)
     recordings = {path.stem: path for path in reversed(found["audio"])}
     pairs, without_recording = [], []
     for image in found["image"]:

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import macs.audio
+import macs.data.pairs
 from macs.audio import read_audio
 from macs.data.pairs import to_rgb
 from macs.files import sha256, visible_files, write_beside
@@ -82,9 +84,7 @@ def _encode(files, encoders, features, cache_dir, batch_size, num_workers, devic
     """Adds the features of files {fingerprint: path} to `features`; returns {fingerprint: reason} of unreadable."""
     fingerprints, paths = list(files), list(files.values())
     prepares, rate = [encoder.prepare for encoder in encoders.values()], next(iter(encoders.values())).sample_rate
-    loader = DataLoader(
-        _Files(paths, prepares, rate), batch_size=batch_size, num_workers=num_workers, collate_fn=lambda items: items
-    )
+    loader = DataLoader(_Files(paths, prepares, rate), batch_size=batch_size, num_workers=num_workers, collate_fn=list)
     batches = iter(tqdm(loader, desc=f"Encoding {'clips' if rate else 'images'} ({', '.join(encoders)})", unit="batch"))
     lock, stop, fresh, broken = threading.Lock(), threading.Event(), {name: {} for name in encoders}, {}
     saved = time.monotonic()
@@ -151,12 +151,18 @@ def _fingerprint(paths):
         return list(tqdm(pool.map(digest, paths), total=len(paths), desc="Reading files", leave=False)), errors
 
 
+def _folder(cache_dir, encoder):
+    """An encoder's folder in the cache, another one for what another reader of files made."""
+    reader = macs.audio.READER if encoder.sample_rate else macs.data.pairs.READER
+    return Path(cache_dir, f"{encoder.identity}-r{reader}")
+
+
 def _load_cached(cache_dir, encoder, wanted):
     """{fingerprint: (D,) features} of what the cache holds of `wanted`."""
     found = {}
     if cache_dir is None:
         return found
-    for shard in visible_files(Path(cache_dir, encoder.identity), [".safetensors"]):
+    for shard in visible_files(_folder(cache_dir, encoder), [".safetensors"]):
         try:
             tensors = load_file(shard)
         except Exception as error:  # a damaged disk, a half copy: the features are simply made again
@@ -174,6 +180,6 @@ def _save_cached(cache_dir, encoders, fresh, features):
         features[name].update(rows)
         if cache_dir is not None and rows:
             keys = np.stack([np.frombuffer(key, np.uint8) for key in rows])
-            with write_beside(Path(cache_dir, encoders[name].identity, f"{uuid.uuid4().hex}.safetensors")) as partial:
+            with write_beside(_folder(cache_dir, encoders[name]) / f"{uuid.uuid4().hex}.safetensors") as partial:
                 save_file({"fingerprints": keys, "features": np.stack(list(rows.values()))}, partial)
         rows.clear()

@@ -145,9 +145,14 @@ class Wav2ClipEncoder(Encoder):
 
 
 def _download(url, path):
-    if not Path(path).exists():
+    if Path(path).exists():
+        return
+    try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise OSError(f"{path}: {url} could not be downloaded there ({reason}); fetch it by other means") from error
 
 
 class SmallImageEncoder(Encoder):

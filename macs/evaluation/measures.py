@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from macs.audio import find_recordings
 from macs.data.pairs import FRAME
 from macs.files import visible_files
 
@@ -42,19 +43,21 @@ PAPER = {name: {m: dict(zip(MEASURES, row, strict=True)) for m, row in rows.item
 SPREAD = 1e-6  # deviation of cosines below which they are equal up to float32 features, and a z-score is undefined
 
 
-def find_files(folder, suffixes, frames=False):
+def find_files(folder, suffixes=None, frames=False):
     """{id: [paths]} of the files in `folder` with one of `suffixes`; the id is the name without its suffix.
 
-    frames: also without `_frame_<n>`, so one id may have several files. Otherwise two files of one id are an error.
+    suffixes: None takes the recordings. frames: also without `_frame_<n>`, so one id may have several files. Otherwise
+    two files of one id are an error. Raises FileNotFoundError, ValueError.
     """
+    wanted = f"files ending in {', '.join(suffixes)}" if suffixes else "recordings (wav, flac, ogg, mp3, ...)"
     if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected files ending in {', '.join(suffixes)}")
+        raise FileNotFoundError(f"{folder}: no such folder; expected {wanted}")
     found = defaultdict(list)
-    for path in visible_files(folder, suffixes):
+    for path in visible_files(folder, suffixes) if suffixes else find_recordings(folder)[0]:
         match = FRAME.fullmatch(path.stem) if frames else None
         found[match[1] if match else path.stem].append(path)
     if not found:
-        raise FileNotFoundError(f"{folder}: holds no file ending in {', '.join(suffixes)}")
+        raise FileNotFoundError(f"{folder}: expected {wanted}, but there are none")
     for paths in found.values():
         if len(paths) > 1 and not frames:
             raise ValueError(f"{folder}: {' and '.join(p.name for p in paths)} have the same id; keep one of them")

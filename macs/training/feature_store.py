@@ -1,9 +1,9 @@
 """The frozen models' outputs, computed once: source embeddings of every recording, latent moments of every frame.
 
 A cache folder holds <kind>-<fingerprint>/<name>.safetensors, shards of 256 files each. The fingerprint is that of the
-weights and settings the outputs depend on, so another separator or crop count begins another folder; a file that was
-changed (size, time) is computed anew. Shards are written beside and renamed: a kill loses the unfinished one only.
-Several processes, of one run or of several, may build at the same time.
+weights and settings the outputs depend on, so another separator, crop count or reader of files begins another folder; a
+file that was changed (size, time) is computed anew. Shards are written beside and renamed: a kill loses the unfinished
+one only. Several processes, of one run or of several, may build at the same time.
 """
 
 import contextlib
@@ -147,7 +147,10 @@ def fill(store, files, read, make_encode, accelerator, num_workers=0):
         for i in range(0, len(paths), SHARD_FILES)
     ]
     if shards and not store.index and (others := store.others()):
-        accelerator.print(f"{others[0]} was made with other weights or settings and stays; adding {store.folder}")
+        accelerator.print(
+            f"{others[0]} was made with other weights or settings, or an earlier reader of files, and stays; adding "
+            f"{store.folder}"
+        )
     problems = []
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     mine = shards[accelerator.process_index :: accelerator.num_processes]

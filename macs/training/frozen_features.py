@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL
 from tqdm.contrib.concurrent import thread_map
 from transformers import ClapConfig, CLIPTextModel, CLIPTokenizer
 
+import macs.audio
+import macs.data.pairs
 from macs.audio import SAMPLE_RATE, AudioError, duration
 from macs.data.buckets import nearest_bucket
 from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
@@ -80,13 +82,15 @@ class FrozenModels:
     def audio_store(self):
         """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
         settings = {"num_crops": self.num_crops, "num_samples": self.num_samples, "num_sources": self.num_sources}
+        settings["reader"] = macs.audio.READER
         files = [file for path in self.audio_paths for file in weight_files(path)]
         return FeatureStore(self.cache_dir, self.data_dir, "audio", settings, files)
 
     @functools.cached_property
     def image_store(self):
         """The cache's place of the latent moments: (2, 2C, h, w) for each frame and its mirror image."""
-        return FeatureStore(self.cache_dir, self.data_dir, "image", {"sizes": self.sizes}, self.files("vae"))
+        settings = {"sizes": self.sizes, "reader": macs.data.pairs.READER}
+        return FeatureStore(self.cache_dir, self.data_dir, "image", settings, self.files("vae"))
 
     def prompt_embeds(self):
         """The text embedding of the empty prompt, (1, 77, D)."""
@@ -125,7 +129,7 @@ class FrozenModels:
         return torch.stack([read_features(self.audio_store.entry(path), 0) for path in paths])
 
 
-def read_crops(path, num_crops, num_samples):
+def read_crops(path, _, num_crops, num_samples):
     """The distinct crops of a recording, (k, num_samples) at 16 kHz: num_crops, or one where it is not longer."""
     distinct = num_crops if duration(path) > num_samples / SAMPLE_RATE else 1
     return torch.stack([read_crop(path, crop, num_crops, num_samples) for crop in range(distinct)])
@@ -150,10 +154,9 @@ def encode_images(vae, pixels):
 
 def audio_features(frozen, paths, accelerator):
     """Fills the cache with the source embeddings of recordings; returns the messages of the unreadable ones."""
-    num_crops, num_samples = frozen.num_crops, frozen.num_samples
-
-    def read(path, _):
-        return read_crops(path, num_crops, num_samples)
+    num_crops = frozen.num_crops
+    # no closure: it goes to the loader's processes
+    read = functools.partial(read_crops, num_crops=num_crops, num_samples=frozen.num_samples)
 
     def make_encode():
         separator, clap = frozen.audio

@@ -6,13 +6,13 @@ the world's, or any other sound: then its recordings are «none of these» and c
 soundscapes/prepare_recordings.py makes such a folder.
 """
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from macs.audio import AUDIO_SUFFIXES, AudioError, duration, read_audio
+from macs.data.labels import read_csv
 from soundscapes.sound.recipes import AMBIENCES, EVENTS
 from soundscapes.sound.synthesis import LENGTH, SAMPLE_RATE
 
@@ -27,20 +27,21 @@ def read_table(folder):
     path = Path(folder) / "recordings.csv"
     if not path.is_file():
         raise AudioError(f"{path}: no such file; soundscapes/prepare_recordings.py makes such a folder")
-    with open(path, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if missing := [column for column in COLUMNS if column not in (table.fieldnames or ())]:
-            raise AudioError(f"{path}: the column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}")
-        rows = list(table)
+    try:
+        columns, numbered = read_csv(path)
+    except ValueError as error:
+        raise AudioError(str(error)) from None
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise AudioError(f"{path}: the column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}")
     splits = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in numbered:
         if row["split"] not in ("train", "test"):
             raise AudioError(f"{path}, line {number}: expected the split train or test, not {row['split']!r}")
         if splits.setdefault(row["source"], row["split"]) != row["split"]:
             raise AudioError(f"{path}, line {number}: {row['source']!r} is in both splits; a source can be in one only")
         if not (Path(folder) / row["filename"]).is_file() or not row["filename"].lower().endswith(AUDIO_SUFFIXES):
             raise AudioError(f"{path}, line {number}: {row['filename']!r} is no audio file in {folder}")
-    return rows
+    return [row for _, row in numbered]
 
 
 def label_of(row):

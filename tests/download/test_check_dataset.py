@@ -81,6 +81,17 @@ def test_a_dataset_in_order(llp, capsys):
         figure.load()
 
 
+def test_recordings_of_any_format_are_read_to_their_end(llp):
+    audio = llp / "train/audio"
+    sound, rate = soundfile.read(audio / "-aaaaaaaaaa.wav")
+    soundfile.write(audio / "-aaaaaaaaaa.flac", sound, rate)
+    (audio / "-aaaaaaaaaa.wav").unlink()
+    part = (audio / "-aaaaaaaaaa.flac").read_bytes()
+    (audio / "-aaaaaaaaaa.flac").write_bytes(part + part)  # its header knows of the first part only
+    assert check(llp) == 0
+    assert "each 10.00 to 20.00 s" in (llp / "report.txt").read_text()
+
+
 def test_the_figure_shows_the_numbers(llp, monkeypatch):
     drawn = []
     draw = check_dataset.draw_report

@@ -13,7 +13,7 @@ from PIL import Image
 
 from download import download_audioset, download_landscape, download_llp, jobs, youtube
 from download.ffmpeg import find_ffmpeg, run_ffmpeg
-from download.jobs import Gone, TryLater
+from download.jobs import Gone, Refused, Restricted, TryLater
 from download.journal import read_journal
 from made_videos import frame_number, make_video
 
@@ -199,14 +199,25 @@ def test_yt_dlp_cuts_the_segment_to_the_frame(server, tmp_path):
 @pytest.mark.parametrize(
     ("message", "outcome"),
     [
-        ("ERROR: [youtube] -abcdefghij: Video unavailable", Gone),
+        ("ERROR: [youtube] -abcdefghij: Video unavailable", Refused),
+        ("ERROR: [youtube] -abcdefghij: This video is not available", Refused),
+        ("ERROR: [youtube] -abcdefghij: Video unavailable. This video is unavailable", Refused),
+        ("ERROR: [youtube] -abcdefghij: Video unavailable. This video has been removed by the uploader", Gone),
+        ("ERROR: [youtube] -abcdefghij: This video has been removed for violating YouTube's Terms of Service", Gone),
+        (
+            "ERROR: [youtube] -abcdefghij: Video unavailable. The uploader has not made this video available in your "
+            "country",
+            Restricted,
+        ),
+        ("ERROR: [youtube] -abcdefghij: Join this channel to get access to members-only content", Restricted),
+        ("ERROR: Unable to download webpage: Tunnel connection failed: 503 the upstream is offline", TryLater),
         ("ERROR: [youtube] -abcdefghij: Private video. Sign in if you've been granted access to this video.", Gone),
         (
             "ERROR: [youtube] -abcdefghij: Video unavailable. This video is no longer available because the YouTube "
             "account associated with this video has been terminated.",
             Gone,
         ),
-        ("ERROR: [youtube] -abcdefghij: Sign in to confirm your age. This video may be inappropriate.", Gone),
+        ("ERROR: [youtube] -abcdefghij: Sign in to confirm your age. This video may be inappropriate.", Restricted),
         ("ERROR: [youtube] -abcdefghij: Sign in to confirm you’re not a bot. Use --cookies", TryLater),
         ("ERROR: [youtube] -abcdefghij: Video unavailable. This content isn't available, try again later.", TryLater),
         ("ERROR: [youtube] -abcdefghij: Requested format is not available.", TryLater),
@@ -227,6 +238,56 @@ def test_what_youtube_says_is_taken_for_gone_only_when_it_is(monkeypatch, tmp_pa
     assert (getattr(error.value, "after", None) is not None) == any(
         word in message for word in ("429", "not a bot", "try again later")
     )
+
+
+def refusing(refusals, videos):
+    """A download that raises what refusals {number of the clip: error} say."""
+
+    def download(clip, folder, **options):
+        if error := refusals.get(int(clip.id[9:11])):
+            raise error
+        shutil.copy(videos["whole"], folder / "segment.mp4")
+        return folder / "segment.mp4"
+
+    return download
+
+
+def many(tmp_path, number):
+    ids = [f"abcdefghi{n:02}#{n}#{n + 4}" for n in range(number)]
+    (tmp_path / "Landscape.csv").write_text("event_labels\tfilename\n" + "".join(f"thunder\t{id}\n" for id in ids))
+    return lambda: [
+        read_journal(tmp_path / "Landscape/download/downloads.jsonl")[0].get(id, {}).get("state") for id in ids
+    ]
+
+
+def test_a_client_that_youtube_refuses_gives_no_clip_up(tmp_path, landscape, videos, capsys):
+    states = many(tmp_path, 40)
+    unavailable = Refused("This video is not available")
+    arguments = [*landscape, "--workers", "1"]
+    assert download_landscape.main(arguments, refusing(dict.fromkeys(range(40), unavailable), videos)) == jobs.STOPPED
+    assert states()[:10] == ["failed"] * 10 and not any(states()[13:])
+    assert "10 failures in a row" in capsys.readouterr().out
+    # nor one that gets a third of what it asks for
+    some = {n: unavailable for n in range(40) if n % 3}
+    assert download_landscape.main(arguments, refusing(some, videos)) == jobs.STOPPED
+    assert "it is this client that is refused" in capsys.readouterr().out
+    assert "gone" not in states() and states().count("done") >= 10
+
+
+def test_what_is_refused_between_clips_that_come_is_gone(tmp_path, landscape, videos):
+    states = many(tmp_path, 12)
+    unavailable, old = Refused("Video unavailable"), Restricted("Sign in to confirm your age")
+    refusals = {2: unavailable, 5: unavailable, 7: old, 11: unavailable}
+    arguments = [*landscape, "--workers", "1"]
+    assert download_landscape.main(arguments, refusing(refusals, videos)) == jobs.SOME_FAILED
+    assert [states()[n] for n in (2, 5, 7, 11)] == ["gone", "gone", "failed", "failed"]
+    # so that cookies help those that ask for an age
+    assert download_landscape.main([*arguments, "--cookies", "c.txt"], refusing({11: unavailable}, videos)) == 3
+    assert [states()[n] for n in (2, 5, 7, 11)] == ["gone", "gone", "done", "failed"]
+    # asked once more, what was gone stays so
+    refusals = {2: unavailable, 5: unavailable, 11: unavailable}
+    assert download_landscape.main([*arguments, "--retry_gone"], refusing(refusals, videos)) == jobs.SOME_FAILED
+    assert [states()[n] for n in (2, 5, 7, 11)] == ["gone", "gone", "done", "failed"]
 
 
 def test_a_segment_behind_the_end_of_the_video_is_gone(monkeypatch, tmp_path):
@@ -304,9 +365,9 @@ def test_wrong_columns_name_the_file_and_what_was_expected(tmp_path, read, text)
 
 def test_a_wrong_or_missing_list_is_one_line_of_the_command(tmp_path):
     path = tmp_path / "list.csv"
-    for text in (None, "a,b\n1,2\n"):
+    for text in (None, b"a,b\n1,2\n", "ä,b\n1,2\n".encode("latin-1"), LLP.encode("utf-16")):
         if text:
-            path.write_text(text)
+            path.write_bytes(text)
         for script in (download_llp, download_audioset, download_landscape):
             with pytest.raises(SystemExit, match=r"list\.csv"):
                 script.main(["--data_dir", str(tmp_path), "--csv", str(path)])

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from bad_recordings import bad_files
-from macs.audio import AudioError, duration, fit_length, load_clip, loudest_start, read_audio, to_waveforms
+from macs.audio import AudioError, duration, fit_length, load_clip, loudest_start, raise_quiet, read_audio, to_waveforms
 
 
 def tone(seconds, rate, frequency=440.0):
@@ -124,6 +124,12 @@ def test_longer_clips_are_cut_to_their_loudest_part(tmp_path, burst):
     assert clip.square().sum() > 0.95 * read_audio(path).square().sum()
     # a start of one's own
     assert torch.allclose(load_clip(path, start=10.0), read_audio(path, 10.0, 8.0))
+
+
+def test_quiet_clips_are_raised_and_silence_is_not():
+    levels = torch.tensor([0.5, 0.11, 0.09, 1e-3, 1e-5, 0.0])
+    raised = raise_quiet(levels[:, None] * torch.from_numpy(tone(0.1, 16000)))
+    assert torch.allclose(raised.abs().amax(-1), torch.tensor([0.5, 0.11, 0.42, 0.42, 1e-5, 0.0]), atol=1e-3)
 
 
 def test_short_clips_are_padded_with_zeros(tmp_path):

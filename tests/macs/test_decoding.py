@@ -131,20 +131,44 @@ def test_variable_rate_mp3_without_its_header(source, tmp_path):
         assert np.corrcoef(part, tone[first : first + len(part)])[0, 1] > 0.98
 
 
+@pytest.mark.parametrize(
+    "suffix, options",
+    [
+        ("mp3", []),
+        ("flac", []),
+        ("aac", []),
+        ("ogg", ["-c:a", "libvorbis", "-serial_offset"]),  # a recorded web radio's parts have different serial numbers
+        ("ogg", ["-c:a", "libvorbis", "-serial_offset", "7"]),
+        ("opus", ["-serial_offset", "7"]),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*are broken and left out")
-def test_joined_files_give_all_their_parts(source, tmp_path):
-    for suffix, options in {"mp3": [], "ogg": ["-c:a", "libvorbis"]}.items():
-        parts = []
-        for number in (1, 2):  # the parts of a recorded web radio have different serial numbers
-            serial = ["-serial_offset", number] if suffix == "ogg" else []
-            ffmpeg("-i", source, *options, *serial, tmp_path / f"part.{suffix}")
-            parts.append((tmp_path / f"part.{suffix}").read_bytes())
-        path = tmp_path / f"joined.{suffix}"
-        path.write_bytes(b"".join(parts))
-        assert duration(path) == pytest.approx(24, abs=0.1)
-        whole = read_audio(path).numpy()
-        assert whole[2 * 16000 : 3 * 16000].std() < 0.1 < whole[20 * 16000 : 21 * 16000].std()
-        assert loudest_start(path) in (pytest.approx(3.8, abs=0.4), pytest.approx(15.8, abs=0.4))
+def test_joined_files_give_all_their_parts(source, tmp_path, suffix, options):
+    parts = []
+    for number in (1, 2):
+        ffmpeg("-i", source, *options, *[number] * (options[-1:] == ["-serial_offset"]), tmp_path / f"part.{suffix}")
+        parts.append((tmp_path / f"part.{suffix}").read_bytes())
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(b"".join(parts))
+    assert duration(path) == pytest.approx(24, abs=0.1)
+    whole, part = read_audio(path).numpy(), read_audio(tmp_path / f"part.{suffix}").numpy()
+    assert np.corrcoef(whole[: 11 * 16000], part[: 11 * 16000])[0, 1] > 0.98
+    assert np.correlate(whole[-11 * 16000 :], part[-10 * 16000 :], "valid").max() > 0.98 * (part[-160000:] ** 2).sum()
+    assert loudest_start(path) in (pytest.approx(3.8, abs=0.4), pytest.approx(15.8, abs=0.4))
+    assert read_audio(path, 15.0, 2.0).std() == pytest.approx(whole[240000:272000].std(), rel=0.05)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "m4a"])
+def test_joined_files_that_give_their_first_part_only_say_so(source, tmp_path, suffix):
+    ffmpeg("-i", source, tmp_path / f"part.{suffix}")
+    content = (tmp_path / f"part.{suffix}").read_bytes()
+    (tmp_path / f"joined.{suffix}").write_bytes(content + content)
+    with pytest.warns(UserWarning, match=f"joined.{suffix}: only the first of the recordings joined"):
+        assert_same_sound(tmp_path / f"joined.{suffix}", source, 12)
+    (tmp_path / f"tail.{suffix}").write_bytes(content + bytes(1000))  # what else may follow is no matter
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same_sound(tmp_path / f"tail.{suffix}", source, 12)
 
 
 def test_gsm_in_wav_which_cannot_be_seeked(source, tmp_path):
@@ -206,7 +230,7 @@ def test_files_that_cannot_be_opened(tmp_path, source, monkeypatch):
 def test_folders_take_or_name_every_recording(tmp_path, source):
     content = source.read_bytes()
     taken = ["a.wav", "b.M4A", "c.mp4", "d", "e.dat", "sub/f.caf"]
-    for name in [*taken, ".hidden.wav", ".git/g.wav", "notes.txt", "h.png", "i.csv"]:
+    for name in [*taken, ".hidden.wav", ".git/g.wav", "notes.txt", "h.png", "i.csv", "j.wav.part"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "empty.bin").touch()

@@ -1,5 +1,6 @@
 import io
 import json
+import urllib.error
 
 import numpy as np
 import pytest
@@ -112,11 +113,37 @@ def test_one_image_only(world, capsys, tmp_path):
 
 
 def test_nothing_readable_or_nothing_there(world, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no file"):
+    with pytest.raises(SystemExit, match="expected files ending in .*, but there are none"):
         run(world, "--pred", str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(SystemExit, match="none of its images could be read"):
         run(world, "--pred", str(tmp_path))
+    (tmp_path / "a.jpg").write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match=r"a\.\w+ and a\.\w+ have the same id"):
+        run(world, "--pred", str(tmp_path))
+
+
+def test_encoders_that_cannot_be_opened_are_one_line(world, tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    (tmp_path / "clip").mkdir()
+    arguments = ["--pred", str(world / "good"), "--data_dir", str(world / "data"), "--dataset_name", "Soundscapes"]
+    for measure, option, words in [
+        ("fid", [], "--inception was not given: .*could not be downloaded there .Name or service not known"),
+        ("ais", ["--clip", "macs.evaluation.encoders:SmallImageEncoder"], "--wav2clip was not given: .*not known"),
+        ("fid", ["--inception", str(tmp_path / "none")], "--inception .*none: .*expected clean-fid's"),
+        ("iis", ["--clip", str(tmp_path / "clip")], "--clip .*clip: the encoder cannot be opened"),
+        ("iis", ["--clip", "no.such.module:x"], "--clip no.such.module:x: the encoder"),
+        ("ais", ["--clip", "macs.evaluation.encoders:SmallImageEncoder", "--wav2clip", str(tmp_path / "broken.pt")],
+         "--wav2clip .*broken.pt: not the released"),
+    ]:  # fmt: skip
+        with pytest.raises(SystemExit, match=words) as end:
+            evaluate.main([*arguments, "--measures", measure, *option, "--cache_dir", "", "--device", "cpu"])
+        assert "\n" not in end.value.code
 
 
 def test_paper_rows_stand_beside_the_models(world, capsys, tmp_path):

@@ -89,6 +89,9 @@ def test_missing_and_empty_folders_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("no recording")
     with pytest.raises(FileNotFoundError, match="expected recordings"):
         find_audio(tmp_path)
+    for name in ("b.mp4", "a.M4A", ".c.wav"):  # what phones record is taken; hidden files are not
+        (tmp_path / name).touch()
+    assert find_audio(tmp_path) == [tmp_path / "a.M4A", tmp_path / "b.mp4"]
 
 
 def test_folders_and_label_files_of_the_sets(tmp_path):

@@ -76,6 +76,21 @@ def test_captions_are_read_or_made_of_labels(tmp_path):
     assert read_captions(path) == {"a": "Domestic animals, pets, Rain", "b": ""}
 
 
+@pytest.mark.parametrize("read", [read_labels, read_captions])
+def test_text_that_is_not_utf_8_names_the_file(tmp_path, read):
+    path = tmp_path / "labels.csv"
+    text = "filename\tevent_labels\na\tgrüne Frösche\n"
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(ValueError, match=r"labels\.csv: expected text in UTF-8"):
+            read(path)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_labels(path) == {"a": ["grüne Frösche"]}
+    path.write_text('fname,labels\na,"' + "x" * 200_000)  # a quote that never ends
+    with pytest.raises(ValueError, match=r"labels\.csv, after line 1: .*is a quote left open"):
+        read_labels(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.csv"):
         read_labels(tmp_path / "nowhere.csv")

@@ -46,14 +46,14 @@ def test_frames_may_be_named_as_their_recording(tmp_path, folder):
 
 def test_what_lacks_its_other_half_is_left_out_and_named(tmp_path, folder):
     Image.new("RGB", (8, 8)).save(folder / "image" / "orphan_frame_0.jpg")
-    (folder / "audio" / "silent.wav").write_bytes(b"")
+    (folder / "audio" / "silent.mp4").write_bytes(b"")
     (folder / "image" / "._hidden_frame_0.jpg").write_bytes(b"")
     pairs, problems = find_pairs(tmp_path, "LLP", "train")
     assert len(pairs) == 15
     lines = describe(problems)
     assert len(lines) == 2
     assert "1 frames without their recording" in lines[0] and "orphan_frame_0.jpg" in lines[0]
-    assert "1 recordings without a frame" in lines[1] and "silent.wav" in lines[1]
+    assert "1 recordings without a frame" in lines[1] and "silent.mp4" in lines[1]
 
 
 def test_an_unknown_or_empty_set_is_one_clear_error(tmp_path, folder):

@@ -258,7 +258,11 @@ def test_ids_are_matched_exactly(tmp_path):
     (tmp_path / "abc.jpg").touch()
     with pytest.raises(ValueError, match="abc.PNG and abc.jpg have the same id"):
         find_files(tmp_path, (".png", ".jpg"))
-    with pytest.raises(FileNotFoundError, match="holds no file ending in .wav"):
-        find_files(tmp_path, (".wav",))
+    with pytest.raises(FileNotFoundError, match="expected files ending in .webp, but there are none"):
+        find_files(tmp_path, (".webp",))
+    with pytest.raises(FileNotFoundError, match="expected recordings .*, but there are none"):
+        find_files(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        find_files(tmp_path / "none", (".wav",))
+        find_files(tmp_path / "none")
+    (tmp_path / "clip.mp4").touch()
+    assert find_files(tmp_path) == {"clip": [tmp_path / "clip.mp4"]}

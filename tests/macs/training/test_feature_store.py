@@ -3,11 +3,12 @@ import shutil
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
 import macs.training.feature_store
 import train
 from macs.data.buckets import BUCKETS, bucket_sizes
-from macs.data.pairs import Draws
+from macs.data.pairs import Draws, collate
 from macs.loading import audio_model_paths
 from macs.training.feature_store import CacheError, FeatureStore
 from macs.training.frozen_features import FrozenModels, embed_sources, encode_images, make_dataset
@@ -51,7 +52,7 @@ def frozen_models(args, accelerator, sizes, frozen_class=FrozenModels):
     paths = audio_model_paths(args.sd_path, args.pt_path, args.separator)
     return frozen_class(
         args.sd_path, paths, args.M, sizes, accelerator.device, data_dir=args.data_dir, cache_dir=args.cache_dir,
-        num_crops=args.num_crops, num_workers=0,
+        num_crops=args.num_crops, num_workers=args.num_workers,
     )  # fmt: skip
 
 
@@ -87,6 +88,38 @@ def test_with_a_complete_cache_no_frozen_model_is_loaded(model, data, accelerato
     first, _ = dataset_of(model, data, accelerator)
     second, _ = dataset_of(model, data, accelerator, NotToBeLoaded)
     torch.testing.assert_close(first[0, 3], second[0, 3])
+
+
+def test_what_workers_read_can_be_sent_to_them(model, data, accelerator):
+    """Under the start method spawn all of it is pickled."""
+    dataset_of(model, data, accelerator)
+    wanted = {}
+    for folder, kind in ((data / "cache", "alone"), (data / "by_workers", "workers")):
+        dataset, _ = dataset_of(model, data, accelerator, cache=folder.name, num_workers=2 * (kind == "workers"))
+        wanted[kind] = [dataset.read(i, 1, False) for i in range(len(dataset))]
+    for one, other in zip(*wanted.values(), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    loader = DataLoader(dataset, sampler=[(0, i) for i in range(4)], num_workers=2, collate_fn=collate)
+    assert len([batch for batch in loader]) == 4
+
+
+def test_two_may_fill_one_cache_at_a_time(model, data, accelerator, monkeypatch):
+    wanted, _ = dataset_of(model, data, accelerator, cache="alone")
+    encode, others = macs.training.frozen_features.encode_images, []
+
+    def interrupted(vae, pixels):  # another run fills the whole cache while this one is at its first frames
+        if not others:
+            others.append(None)
+            others[0] = dataset_of(model, data, accelerator)[0]
+        return encode(vae, pixels)
+
+    monkeypatch.setattr(macs.training.frozen_features, "encode_images", interrupted)
+    for dataset in (dataset_of(model, data, accelerator)[0], others[0]):
+        for i in range(len(wanted)):
+            one, other = wanted.read(i, 1, True), dataset.read(i, 1, True)
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not [path for path in (data / "cache").rglob("*") if path.name.startswith(".")]
+    dataset_of(model, data, accelerator, NotToBeLoaded)
 
 
 def test_after_a_kill_only_what_is_missing_is_computed(model, data, accelerator, monkeypatch):
@@ -141,7 +174,7 @@ def test_other_weights_or_settings_begin_another_folder(model, data, accelerator
     dataset_of(model, data, accelerator)
     capsys.readouterr()
     three, _ = dataset_of(model, data, accelerator, num_crops=3)
-    assert "was made with other weights or settings and stays" in capsys.readouterr().out
+    assert "was made with other weights or settings" in capsys.readouterr().out
     assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 1
     dataset_of(model, data, accelerator, NotToBeLoaded)  # the first is still good
 
@@ -152,6 +185,17 @@ def test_other_weights_or_settings_begin_another_folder(model, data, accelerator
         pipe_vae.quant_conv.bias += 1
     pipe_vae.save_pretrained(other / "vae")
     dataset_of(other, data, accelerator)
+    assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 2
+
+
+def test_what_an_earlier_reader_made_is_made_anew(model, data, accelerator, monkeypatch, capsys):
+    dataset_of(model, data, accelerator)
+    dataset_of(model, data, accelerator, NotToBeLoaded)
+    monkeypatch.setattr(macs.data.pairs, "READER", macs.data.pairs.READER + 1)
+    monkeypatch.setattr(macs.audio, "READER", macs.audio.READER + 1)
+    capsys.readouterr()
+    dataset_of(model, data, accelerator)
+    assert capsys.readouterr().out.count("an earlier reader of files") == 2
     assert len(list((data / "cache").glob("audio-*"))) == 2 and len(list((data / "cache").glob("image-*"))) == 2
 
 
