@@ -76,8 +76,8 @@ def parse_args(arguments=None):
     add("--save_sources", action="store_true", help="write the M signals as wav and a picture of what was heard")
     maps = "write maps/<clip name>.png: which source drew what, by the attention's shares or by leaving each source out"
     add("--save_maps", nargs="?", const="attention", choices=["attention", "influence"], help=maps)
-    labels = "names for the sources in the maps: a text file with one in a line; the soundscapes' names if not given"
-    add("--labels", help=labels + " and the weights know them")
+    labels = "names for the sources in the maps: a text file, one a line; default: the model's own, or AudioSet's 527"
+    add("--labels", help=labels)
     only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
     add("--separate_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="make outputs again that exist")
@@ -204,19 +204,15 @@ def drawer(args, pipe):
 
 
 def source_names(args, pipe, source_embeds):
-    """The most probable name of each source (B, M) with its probability; None where there are none to choose from.
+    """The most probable name of each source (B, M) with its probability; None, and a warning, if CLAP cannot read."""
+    from macs.attribution import clap_tokenizer, label_probabilities
 
-    Without --labels the embedded model's sources get the names of its own world.
-    """
-    from macs.attribution import label_probabilities
-
-    labels = args.labels
-    if labels is None:
-        path = Path(args.sd_path) / "labels.txt"
-        labels = path if path.is_file() else None
-    if labels is None or pipe.clap_tokenizer is None:
+    try:
+        clap_tokenizer(pipe)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=1)
         return None
-    clips = label_probabilities(pipe.clap, pipe.clap_tokenizer, source_embeds, labels)
+    clips = label_probabilities(pipe, source_embeds, args.labels)
     return [[next(iter(source.items())) for source in clip] for clip in clips]
 
 

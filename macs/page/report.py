@@ -1,0 +1,92 @@
+"""The report of a run: one self-contained html file with its pictures, sounds and maps, to send by mail."""
+
+import html
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from macs.page.embed import audio_uri, image_uri, map_image, spectrogram_image
+from macs.page.studio import energy_shares
+from macs.page.views import source_name
+from macs.plots import spectrogram_db
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --dim: #777; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; overflow-wrap: anywhere; margin: 0 0 .6rem; }
+article { border-top: 1px solid var(--line); padding: 1.2rem 0; break-inside: avoid; }
+.top { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.top figure { flex: 1 1 260px; } figure { margin: 0; } img { width: 100%; border-radius: 6px; display: block; }
+.pictures { display: flex; flex-wrap: wrap; gap: .6rem; } .pictures img { width: min(256px, 100%); }
+.sources { display: grid; grid-template-columns: repeat(auto-fill, minmax(155px, 1fr)); gap: .8rem; margin-top: 1rem; }
+.spectrogram { height: 60px; } audio { width: 100%; height: 32px; margin: .3rem 0; }
+small, footer { color: var(--dim); } code { overflow-wrap: anywhere; }
+.map { position: relative; } .map img + img { position: absolute; inset: 0; height: 100%; }
+"""
+
+
+@dataclass
+class Entry:
+    """A clip of a report: its name, mixture (T,), signals (M, T), pictures, and with them the first picture's maps
+    (M, H, W) or None, and the signals' names, M pairs (name, probability), or None."""
+
+    name: str
+    mixture: torch.Tensor
+    sources: torch.Tensor
+    images: list[Image.Image]
+    maps: torch.Tensor | None = None
+    names: list | None = None
+
+
+def entry_html(entry):
+    """An Entry as an <article>."""
+    top = float(spectrogram_db(entry.mixture).max())
+    pictures = "".join(f'<img alt="picture" src="{image_uri(image)}">' for image in entry.images)
+    cells = []
+    shares = None
+    if entry.maps is not None:
+        maps = entry.maps.float()
+        shares = (maps.mean((1, 2)) / maps.mean((1, 2)).sum().clamp(min=1e-12)).tolist()
+    for i, (source, energy) in enumerate(zip(entry.sources, energy_shares(entry.sources), strict=True)):
+        sure = f" {entry.names[i][1]:.0%}" if entry.names else ""
+        drew = f", {shares[i]:.0%} of the maps" if shares else ""
+        shown = ""
+        if entry.maps is not None:
+            overlay = map_image(maps[i] - maps[i].min(), maps[i].max() - maps[i].min())
+            shown = (
+                f'<div class="map"><img alt="where source {i + 1} drew" src="{image_uri(entry.images[0])}">'
+                f'<img alt="" src="{image_uri(overlay)}"></div>'
+            )
+        cells.append(
+            f"<figure><figcaption><b>{i + 1}: {html.escape(source_name(entry.names, i))}</b>{sure}<br>"
+            f"<small>{energy:.0%} of the energy{drew}</small></figcaption>"
+            f'<img class="spectrogram" alt="spectrogram" src="{image_uri(spectrogram_image(source, top))}">'
+            f'<audio controls src="{audio_uri(source)}"></audio>{shown}</figure>'
+        )
+    return (
+        f'<article><h2>{html.escape(entry.name)}</h2><div class="top"><figure>'
+        f'<img alt="spectrogram of the mixture" src="{image_uri(spectrogram_image(entry.mixture, top, (512, 128)))}">'
+        f'<audio controls src="{audio_uri(entry.mixture)}"></audio></figure><div class="pictures">{pictures}</div></div>'
+        f'<div class="sources">{"".join(cells)}</div></article>'
+    )
+
+
+def report_html(entries, command=""):
+    """Entries -> the report, one html document that needs nothing beside it. command: what made it."""
+    return report_head(command) + "".join(entry_html(entry) for entry in entries) + REPORT_END
+
+
+def report_head(command=""):
+    """What stands before a report's articles; for those that are written one by one."""
+    made = f"<p><small>Made by</small> <code>{html.escape(command)}</code></p>" if command else ""
+    return (
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>MACS report</title>'
+        f"<style>{STYLE}</style><body><h1>From sound to picture</h1>{made}"
+        "<p>Each recording, its picture, and the signals it was separated into. Under a signal's map the picture is "
+        "bright where the signal took part most.</p>"
+    )
+
+
+REPORT_END = "</body></html>\n"
