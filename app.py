@@ -86,7 +86,7 @@ def write_files(studio, visitor, folder):
     import soundfile
 
     from macs.audio import SAMPLE_RATE
-    from macs.page.report import Entry, report_html
+    from macs.page.report import writing_report
     from macs.plots import maps_figure
 
     heard, drawn, folder = visitor.heard, visitor.drawn, Path(folder)
@@ -101,8 +101,8 @@ def write_files(studio, visitor, folder):
                 soundfile.write(wav, source.numpy(), SAMPLE_RATE, format="WAV")
     shown = maps_figure(heard.mixture, heard.sources, drawn.image, drawn.maps, "attention", heard.names)
     shown.savefig(figure, dpi=120)
-    entry = Entry(heard.name, heard.mixture, heard.sources, [drawn.image], drawn.maps, heard.names)
-    page.write_text(report_html([entry], studio.command_line(heard, drawn.settings)), encoding="utf-8")
+    with writing_report(page, studio.command_line(heard, drawn.settings)) as add:
+        add(heard.name, heard.mixture, heard.sources, [drawn.image], drawn.maps, heard.names)
     return [str(path) for path in (picture, archive, figure, page)]
 
 
@@ -115,7 +115,7 @@ def build_page(studio):
 
     length = studio.pipe.separator.config.num_samples / SAMPLE_RATE
     sizes = studio.sizes()
-    examples = sorted(EXAMPLES.glob("*.wav"))
+    examples = sorted(EXAMPLES.glob("*.wav"), key=lambda path: (path.stem != "rain_dog", path))
     first = Visitor()
     if examples:
         first = Visitor(path=str(examples[0]), shown_path=f"asset/demo/{examples[0].name}", ticket=1)
@@ -174,18 +174,18 @@ def build_page(studio):
         except AudioError as error:
             if visitor.ticket == ticket:
                 visitor.done = ticket
-            yield views.message_view(str(error), error=True), skip, skip, skip, skip, skip, skip
+            yield views.message_view(str(error), "This cannot be heard."), skip, skip, skip, skip, skip, skip
             return
         cut, mixer = views.cut_view(visitor.heard, length), views.mixer_view(visitor.heard)
         yield views.message_view("Drawing …"), cut, mixer, skip, "", *code(visitor)
         if draw(studio, visitor, lambda done, steps: progress((done, steps), desc="Drawing", unit="steps")):
-            yield views.message_view(""), skip, skip, picture(visitor), skip, *code(visitor)
+            yield views.message_view(), skip, skip, picture(visitor), skip, *code(visitor)
 
     def redraw(visitor, progress=gr.Progress()):  # noqa: B008
         """-> message, picture, ranking, python, command."""
         if not draw(studio, visitor, lambda done, steps: progress((done, steps), desc="Drawing", unit="steps")):
             return [gr.skip()] * 5
-        return views.message_view(""), picture(visitor), "", *code(visitor)
+        return views.message_view(), picture(visitor), "", *code(visitor)
 
     def rank(visitor, event: gr.EventData):
         if not visitor.drawn:
@@ -210,8 +210,8 @@ def build_page(studio):
                     label="Your sound: a file, or record with the microphone", elem_id="audio", buttons=[],
                 )  # fmt: skip
                 with gr.Row(elem_id="examples"):
-                    buttons = [gr.Button(path.stem.replace("_", " · "), size="sm") for path in examples]
-                message = gr.HTML(views.message_view(""), elem_id="message", js_on_load=None)
+                    buttons = [gr.Button(path.stem.replace("_", " "), size="sm") for path in examples]
+                message = gr.HTML(views.message_view(), elem_id="message", js_on_load=None)
                 cut = gr.HTML(
                     views.cut_view(first.heard, length) if first.heard else "", elem_id="cut",
                     js_on_load=views.script("cut.js"),
@@ -224,8 +224,8 @@ def build_page(studio):
                 frame = gr.HTML(picture(first), elem_id="picture", js_on_load=views.script("picture.js"))
                 ranking = gr.HTML("", elem_id="ranking", js_on_load=views.script("ranking.js"))
                 with gr.Row():
-                    again = gr.Button("Other noise", size="sm")
-                    cancel = gr.Button("Stop", size="sm")
+                    again = gr.Button("Other noise", size="sm", min_width=100)
+                    cancel = gr.Button("Stop", size="sm", min_width=100)
                 prompt = gr.Textbox(label="Prompt", placeholder="text beside the sound; Enter draws", max_length=500)
                 with gr.Accordion("Settings", open=False):
                     negative_prompt = gr.Textbox(label="Negative prompt", max_length=500)

@@ -5,7 +5,9 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 """
 
 import argparse
+import contextlib
 import hashlib
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -78,6 +80,8 @@ def parse_args(arguments=None):
     add("--save_maps", nargs="?", const="attention", choices=["attention", "influence"], help=maps)
     labels = "names for the sources in the maps: a text file, one a line; default: the model's own, or AudioSet's 527"
     add("--labels", help=labels)
+    report = "write report.html, one file with this run's clips, pictures, signals and maps, to send by mail"
+    add("--report", action="store_true", help=report)
     only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
     add("--separate_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="make outputs again that exist")
@@ -172,7 +176,7 @@ def read_clips(args, clips, names, num_samples, problems):
 def drawer(args, pipe):
     """The function embeddings (B, M, D), generators -> (images, source maps) that the settings ask for.
 
-    The maps are None without --save_maps. The prompt is encoded once, for all clips.
+    The maps are None without --save_maps and --report. The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
     with torch.no_grad():
@@ -197,8 +201,8 @@ def drawer(args, pipe):
         if args.save_maps == "influence":
             drawn = pipe.influence(**settings)
             return drawn.images, drawn.maps
-        drawn = pipe(**settings, output_maps=args.save_maps == "attention")
-        return drawn.images, drawn.source_maps if args.save_maps else None
+        drawn = pipe(**settings, output_maps=bool(args.save_maps or args.report))
+        return drawn.images, drawn.source_maps
 
     return draw
 
@@ -228,7 +232,7 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
     from macs.files import write_beside
     from macs.plots import maps_figure, sources_figure
 
-    if maps is not None:
+    if args.save_maps and maps is not None:
         with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
             maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
     for path, image in zip(output_paths(args, name), images, strict=False):
@@ -245,8 +249,11 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 
 
-def draw_clips(args, pipe, clips, todo, problems, bar):
-    """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done."""
+def draw_clips(args, pipe, clips, todo, problems, bar, report=None):
+    """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done.
+
+    report: the function that adds a clip to the report.
+    """
     draw, done = drawer(args, pipe), 0
     for start in range(0, len(todo), args.batch_size):
         batch = todo[start : start + args.batch_size]
@@ -262,13 +269,16 @@ def draw_clips(args, pipe, clips, todo, problems, bar):
             source_embeds = pipe.encode_sources(sources)
             generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
             images, maps = draw(source_embeds, generators, args.num_images)
-            names = source_names(args, pipe, source_embeds) if args.save_maps else None
+            names = source_names(args, pipe, source_embeds) if args.save_maps or args.report else None
 
         for i, name in enumerate(waveforms):
             try:
                 clip_images = images[i * args.num_images : (i + 1) * args.num_images]
                 clip_maps = maps[i * args.num_images] if maps is not None else None
-                write_outputs(args, name, mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
+                heard_and_drawn = (mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
+                write_outputs(args, name, *heard_and_drawn)
+                if report:
+                    report(name, *heard_and_drawn)
                 done += 1
             except OSError as error:
                 problems.append(f"{clips[name]}: its output could not be written ({error})")
@@ -307,6 +317,16 @@ def check_output_dir(output_dir, process_index):
         sys.exit(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another folder")
 
 
+def report_of_run(args, process_index):
+    """A `with` block around draw_clips: its `report` with --report, else None. Every process writes one of its own."""
+    if not args.report:
+        return contextlib.nullcontext()
+    from macs.page.report import writing_report
+
+    name = f"report_{process_index}.html" if process_index else "report.html"
+    return writing_report(Path(args.output_dir) / name, shlex.join(["python", *sys.argv]))
+
+
 def main():
     args = parse_args()
     # without a GPU several processes find each other only when told so
@@ -328,7 +348,8 @@ def main():
         if todo:
             with accelerator.split_between_processes(todo) as names:
                 with tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process) as bar:
-                    done = draw_clips(args, pipe, clips, names, problems, bar)
+                    with report_of_run(args, accelerator.process_index) as report:
+                        done = draw_clips(args, pipe, clips, names, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
 

@@ -8,7 +8,7 @@ import argparse
 import importlib
 import sys
 
-SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
+SUBJECTS = ["attention", "frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
 
 
 def main():

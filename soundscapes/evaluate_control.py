@@ -2,7 +2,8 @@
 
 Held-out scenes of two events, e.g. a dog and a bell. Masks: the signals of one event are confined to the left half of
 the picture, those of the other to the right; the judge looks at each half alone. Maps: the judge finds the place of
-each event by occlusion, and the map of that event's signal is looked up there. OUTPUT_DIR gets control.md and .json. Interrupted, it goes on.
+each event by occlusion, and the map of that event's signal is looked up there. OUTPUT_DIR gets control.md and .json.
+Interrupted, it goes on.
 
     python soundscapes/evaluate_control.py
 """

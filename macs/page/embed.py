@@ -38,9 +38,10 @@ def spectrogram_image(waveform, top=None, size=(256, 64)):
     return Image.fromarray(colours[..., :3]).resize(size, Image.Resampling.BILINEAR)
 
 
-def map_image(source_map, top):
-    """A source's map (H, W) -> a PIL image to lay over the picture: clear where it reaches `top`, dark where it is 0."""
-    light = (source_map.float() / max(float(top), 1e-12)).clamp(0, 1).cpu().numpy()
+def map_image(source_map):
+    """A source's map (H, W) -> a PIL image to lay over the picture: clear at its maximum, dark at its minimum."""
+    light = source_map.float() - source_map.float().min()
+    light = (light / light.max().clamp(min=1e-12)).cpu().numpy()
     alpha = Image.fromarray((217 * (1 - light)).astype(np.uint8))
     overlay = Image.new("LA", alpha.size)
     overlay.putalpha(alpha)

@@ -1,11 +1,13 @@
 """The report of a run: one self-contained html file with its pictures, sounds and maps, to send by mail."""
 
+import contextlib
 import html
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 
+from macs.files import write_beside
 from macs.page.embed import audio_uri, image_uri, map_image, spectrogram_image
 from macs.page.studio import energy_shares
 from macs.page.views import source_name
@@ -53,10 +55,9 @@ def entry_html(entry):
         drew = f", {shares[i]:.0%} of the maps" if shares else ""
         shown = ""
         if entry.maps is not None:
-            overlay = map_image(maps[i] - maps[i].min(), maps[i].max() - maps[i].min())
             shown = (
                 f'<div class="map"><img alt="where source {i + 1} drew" src="{image_uri(entry.images[0])}">'
-                f'<img alt="" src="{image_uri(overlay)}"></div>'
+                f'<img alt="" src="{image_uri(map_image(entry.maps[i]))}"></div>'
             )
         cells.append(
             f"<figure><figcaption><b>{i + 1}: {html.escape(source_name(entry.names, i))}</b>{sure}<br>"
@@ -64,29 +65,34 @@ def entry_html(entry):
             f'<img class="spectrogram" alt="spectrogram" src="{image_uri(spectrogram_image(source, top))}">'
             f'<audio controls src="{audio_uri(source)}"></audio>{shown}</figure>'
         )
+    heard = spectrogram_image(entry.mixture, top, (512, 128))
     return (
         f'<article><h2>{html.escape(entry.name)}</h2><div class="top"><figure>'
-        f'<img alt="spectrogram of the mixture" src="{image_uri(spectrogram_image(entry.mixture, top, (512, 128)))}">'
-        f'<audio controls src="{audio_uri(entry.mixture)}"></audio></figure><div class="pictures">{pictures}</div></div>'
-        f'<div class="sources">{"".join(cells)}</div></article>'
+        f'<img alt="spectrogram of the mixture" src="{image_uri(heard)}">'
+        f'<audio controls src="{audio_uri(entry.mixture)}"></audio></figure>'
+        f'<div class="pictures">{pictures}</div></div><div class="sources">{"".join(cells)}</div></article>'
     )
 
 
-def report_html(entries, command=""):
-    """Entries -> the report, one html document that needs nothing beside it. command: what made it."""
-    return report_head(command) + "".join(entry_html(entry) for entry in entries) + REPORT_END
+HEAD = (
+    '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>MACS report</title>'
+    f"<style>{STYLE}</style><body><h1>From sound to picture</h1>"
+)
+EXPLAINED = (
+    "<p>Each recording, its picture, and the signals it was separated into. Under a signal's map the picture is bright "
+    "where the signal took part most.</p>"
+)
 
 
-def report_head(command=""):
-    """What stands before a report's articles; for those that are written one by one."""
-    made = f"<p><small>Made by</small> <code>{html.escape(command)}</code></p>" if command else ""
-    return (
-        '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>MACS report</title>'
-        f"<style>{STYLE}</style><body><h1>From sound to picture</h1>{made}"
-        "<p>Each recording, its picture, and the signals it was separated into. Under a signal's map the picture is "
-        "bright where the signal took part most.</p>"
-    )
+@contextlib.contextmanager
+def writing_report(path, command=""):
+    """Yields a function that adds an Entry, by its fields; `path` is at the end one html file with all inside.
 
-
-REPORT_END = "</body></html>\n"
+    The entries are written as they come, so memory does not grow with them. command: what made it, for the reader.
+    """
+    with write_beside(path) as partial, open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
+        made = f"<p><small>Made by</small> <code>{html.escape(command)}</code></p>" if command else ""
+        file.write(HEAD + made + EXPLAINED)
+        yield lambda *fields: file.write(entry_html(Entry(*fields)))
+        file.write("</body></html>\n")

@@ -110,20 +110,11 @@ class Studio:
             embeds = self.pipe.encode_sources(sources)
             names = None
             if self.labels:
-                names = [
-                    next(iter(source.items())) for source in name_probabilities(self.pipe.clap, embeds, *self.labels)[0]
-                ]
-        return Heard(
-            path.name,
-            shown_path or path.name,
-            start,
-            seconds,
-            mixture,
-            sources[0].cpu(),
-            embeds.cpu(),
-            names,
-            peaks(whole),
-        )
+                clips = name_probabilities(self.pipe.clap, embeds, *self.labels)
+                names = [next(iter(source.items())) for source in clips[0]]
+        shown_path = shown_path or path.name
+        embeds, sources = embeds.cpu(), sources[0].cpu()
+        return Heard(path.name, shown_path, start, seconds, mixture, sources, embeds, names, peaks(whole))
 
     def noise_seed(self, heard, settings):
         """The seed of the noise: inference.py's for image 0 of this clip, so that its command draws the same."""
@@ -131,7 +122,7 @@ class Studio:
         return int.from_bytes(digest.digest()[:7], "big")
 
     def draw(self, heard, settings, on_step=lambda step, steps: None):
-        """The picture of a Heard by Settings -> Drawn. on_step(done, steps) is told every step; what it raises ends all."""
+        """The picture of a Heard by Settings -> Drawn. on_step(done, steps): called every step; may raise Stopped."""
 
         def callback(pipe, step, timestep, tensors):
             on_step(step + 1, settings.steps)

@@ -1,4 +1,4 @@
-"""The page's own pieces of html: the picture with its maps, the mixer's rows, the part of a long recording, the ranking.
+"""The page's own pieces of html: the picture with its maps, the mixer, the part of a long recording, the ranking.
 
 page.css dresses them, the .js files of the same names make them move. All that came from outside is escaped.
 """
@@ -6,13 +6,9 @@ page.css dresses them, the .js files of the same names make them move. All that 
 import html
 from importlib.resources import files
 
-from PIL import Image
-
 from macs.page.embed import audio_uri, image_uri, map_image, spectrogram_image
 from macs.page.studio import energy_shares
 from macs.plots import spectrogram_db
-
-SHOWN = 512  # pixels; smaller pictures are enlarged to it
 
 
 def source_name(names, source):
@@ -25,31 +21,23 @@ def picture_view(drawn, before, names):
 
     A map is bright where the source's share of the attention is largest for it: what tells places apart.
     """
-    height, width = drawn.image.height, drawn.image.width
-    factor = max(1, SHOWN // max(height, width))
-
-    def large(image):
-        return image_uri(image.resize((width * factor, height * factor), Image.Resampling.BICUBIC))
-
     layers = "".join(
-        f'<img class="map" data-source="{i}" alt="" src="{image_uri(map_image(m - m.min(), m.max() - m.min()))}">'
-        for i, m in enumerate(drawn.maps.float())
+        f'<img class="map" data-source="{i}" alt="" src="{image_uri(map_image(source_map))}">'
+        for i, source_map in enumerate(drawn.maps)
     )
     described = ", ".join(dict.fromkeys(source_name(names, i) for i in range(len(drawn.maps))))
+    shown = f'<img class="picture" alt="Picture of {html.escape(described)}" src="{image_uri(drawn.image)}">'
     compare = ""
     if before is not None:
-        compare = f'<img class="before" alt="" src="{large(before.image.resize((width, height)))}">'
-    return (
-        f'<div class="stage" style="--ratio:{width}/{height}" tabindex="0" role="application" '
-        'aria-label="The picture. Arrow keys move the cross, Enter asks which sources drew that place.">'
-        f'<img class="picture" alt="Picture of a recording with {html.escape(described)}" src="{large(drawn.image)}">'
-        f'{compare}{layers}<span class="cross" hidden></span></div>'
-        + (
+        shown += f'<img class="before" alt="" src="{image_uri(before.image)}">'
+        compare = (
             '<label class="compare">before <input type="range" class="reveal" min="0" max="100" value="0" '
-            'aria-label="How much of the picture before is shown"> </label>'
-            if compare
-            else ""
+            'aria-label="How much of the picture before is shown"></label>'
         )
+    return (
+        f'<div class="stage" style="--ratio:{drawn.image.width}/{drawn.image.height}" tabindex="0" role="application" '
+        'aria-label="The picture. Arrow keys move the cross, Enter asks which sources drew that place.">'
+        f'{shown}{layers}<span class="cross" hidden></span></div>{compare}'
     )
 
 
@@ -70,9 +58,14 @@ def mixer_view(heard):
 <audio controls preload="metadata" aria-label="Play source {i + 1}, {name}" src="{audio_uri(source)}"></audio>
 <div class="levels"><input type="range" class="level" min="0" max="3" step="0.05" value="1"
  aria-label="Weight of source {i + 1}, {name}"><output>1.00</output>
-<button type="button" class="mute" aria-pressed="false" aria-label="Mute source {i + 1}, {name}">Mute</button>
-<button type="button" class="solo" aria-pressed="false" aria-label="Solo source {i + 1}, {name}">Solo</button></div></li>""")
+{_button("Mute", i, name)}{_button("Solo", i, name)}</div></li>""")
     return f'<ol class="mixer">{"".join(rows)}</ol>'
+
+
+def _button(word, source, name):
+    """A button of a source's row that stays pressed."""
+    label = f"{word} source {source + 1}, {name}"
+    return f'<button type="button" class="{word.lower()}" aria-pressed="false" aria-label="{label}">{word}</button>'
 
 
 def cut_view(heard, length):
@@ -103,10 +96,11 @@ def ranking_view(ranking, names):
     return f'<h3>Who drew this place</h3><ol class="ranking">{rows}</ol>'
 
 
-def message_view(text, error=False):
-    """A line under the recording: what happens, or what is wrong; read out by screen readers."""
-    kind = "error" if error else "note"
-    return f'<p class="message {kind}" role="status" aria-live="polite">{html.escape(text)}</p>'
+def message_view(text="", problem=""):
+    """A line under the recording: what happens; or what is wrong, and the details. Read out by screen readers."""
+    kind = "error" if problem else "note"
+    text = f"<b>{html.escape(problem)}</b> {html.escape(text)}" if problem else html.escape(text)
+    return f'<p class="message {kind}" role="status" aria-live="polite">{text}</p>'
 
 
 def script(name):
