@@ -97,8 +97,9 @@ def write_files(studio, visitor, folder):
     drawn.image.save(picture)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for rank, source in enumerate(heard.sources, start=1):
-            with file.open(f"{stem}_{rank}.wav", "w") as wav:
-                soundfile.write(wav, source.numpy(), SAMPLE_RATE, format="WAV")
+            wav = folder / f"{stem}_{rank}.wav"
+            soundfile.write(wav, source.numpy(), SAMPLE_RATE)
+            file.write(wav, wav.name)
     shown = maps_figure(heard.mixture, heard.sources, drawn.image, drawn.maps, "attention", heard.names)
     shown.savefig(figure, dpi=120)
     with writing_report(page, studio.command_line(heard, drawn.settings)) as add:
@@ -160,7 +161,7 @@ def build_page(studio):
         running = visitor.done != visitor.ticket
         visitor.ticket += 1
         visitor.done = visitor.ticket
-        return views.message_view("Stopped." if running else "")
+        return views.message_view("Stopped; the picture is the one before." if running else "")
 
     def listen(visitor, progress=gr.Progress()):  # noqa: B008 (Gradio's way)
         """-> message, cut, mixer, picture, ranking, python, command; a picture follows the sources."""
@@ -280,6 +281,8 @@ INTRODUCTION = (
     "Every sound in a recording takes part in its picture. Weigh the sources, point at one to see where it drew, click "
     "the picture to see who drew there. Nothing you give leaves the machine that serves this page."
 )
+# Gradio puts the page's style below its container, and a container that hides what overflows lets nothing stay in sight
+HEAD = "<style>.gradio-container { overflow: visible !important; }</style>"
 EMPTY = '<div class="stage empty"></div>'
 
 
@@ -305,7 +308,7 @@ def main():
     try:
         page.launch(
             server_name=args.host, server_port=args.port, share=False, quiet=True, max_file_size=MAX_UPLOAD,
-            footer_links=[], ssr_mode=False, css=views.script("page.css"), state_session_capacity=100,
+            footer_links=[], ssr_mode=False, css=views.script("page.css"), head=HEAD, state_session_capacity=100,
             theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]), prevent_thread_lock=True,
         )  # fmt: skip
     except OSError as error:

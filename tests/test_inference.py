@@ -1,6 +1,7 @@
 """inference.py as users run it: its files, messages and exit codes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,17 @@ def test_separate_only_writes_sources_and_no_pictures(run, clips, tmp_path):
     assert names == {f"{clip.stem}_{rank}.wav" for clip in clips.iterdir() for rank in range(1, 7)}
     assert [path.name for path in out.iterdir()] == ["sources"]
     assert "sources of 0 clips" in run("--audio", clips, "--output_dir", out, "--separate_only")[1]
+
+
+def test_the_report_holds_everything(run, clips, tmp_path):
+    (clips / "plain.wav").rename(clips / "<b>&.wav")
+    code, _ = run("--audio", clips, "--output_dir", tmp_path / "out", "--report")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert code == 0 and not (tmp_path / "out" / "maps").exists()
+    assert page.count("<article>") == 3 and page.count("data:audio/mpeg;base64,") == 3 * 7
+    assert page.count('class="map"') == 3 * 6 and "<b>&.wav" not in page and "<h2>&lt;b&gt;&amp;</h2>" in page
+    assert all(source.startswith("data:") for source in re.findall(r"""(?:src|href)=["']?([^"' >]+)""", page))
+    assert page.rstrip().endswith("</html>")
 
 
 def test_a_second_image_does_not_overwrite_another_clip(run, clips, tmp_path):

@@ -28,7 +28,7 @@ def run(args):
     calls = []  # (attention, ours, stock, hidden states)
     for factor, channels, count in LAYERS:
         for _ in range(count):
-            attention = Attention(channels, CONDITION, HEADS, channels // HEADS).to(args.device, dtype)
+            attention = Attention(channels, CONDITION, heads=HEADS, dim_head=channels // HEADS).to(args.device, dtype)
             layers = [nn.Linear(CONDITION, channels, bias=False).to(args.device, dtype) for _ in range(2)]
             stock = IPAdapterAttnProcessor2_0(channels, CONDITION, num_tokens=(SOURCES,))
             stock.to_k_ip[0], stock.to_v_ip[0] = layers

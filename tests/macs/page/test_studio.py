@@ -1,8 +1,10 @@
 """What the page does, without a browser: hearing, drawing, ranking, and the code that draws the same."""
 
+import io
 import shlex
 import sys
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -148,6 +150,9 @@ def test_names_are_escaped_and_files_written(studio, heard, tmp_path):
     ):
         assert "<script" not in view
     paths = app.write_files(studio, visitor, tmp_path)
+    with zipfile.ZipFile(tmp_path / "my <clip>_sources.zip") as archive:
+        sounds = [soundfile.read(io.BytesIO(archive.read(name)))[0] for name in sorted(archive.namelist())]
+    assert np.abs(sum(sounds) - heard.mixture.numpy()).max() < 1e-3  # the signals sum to what was heard
     page = (tmp_path / "my <clip>_report.html").read_text()
     assert len(paths) == 4 and all((tmp_path / path).stat().st_size > 1000 for path in paths)
     assert "<script" not in page and "my &lt;clip&gt;.wav" in page
