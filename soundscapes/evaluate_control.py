@@ -140,8 +140,6 @@ def measure(pipe, judge, number, steps):
             if found["whole"]["none"][event]
         ]
     found["detail"] = {"labels": scene.labels, "best": best, "sums": sums, "places": places}
-    for kind in ("attention", "influence"):
-        found["detail"][kind] = F.adaptive_avg_pool2d(kinds[kind], 16).flatten().tolist()
     return found
 
 
@@ -157,13 +155,13 @@ def table(scenes):
         halves = [scene["halves"][name] for scene in scenes]
         whole = [seen for scene in scenes for seen in scene["whole"][name]]
         lines.append(f"| {name} | {share(np.ravel(halves))} | {share(map(all, halves))} | {share(whole)} |")
-    lines += ["", "| maps | the event's best signal is the largest | one of its signals is | both events' best |"]
+    lines += ["", "| maps | one of the event's signals is the largest | its best signal is | both events: one of its |"]
     lines += ["|---|---|---|---|"]
     for kind in scenes[0]["maps"]:
         events = [event for scene in scenes for event in scene["maps"][kind]]
-        both = [all(best for best, _ in scene["maps"][kind]) for scene in scenes if len(scene["maps"][kind]) == 2]
         best, one = ([event[i] for event in events] for i in (0, 1))
-        lines.append(f"| {kind} | {share(best)} | {share(one)} | {share(both)} |")
+        both = [all(one for _, one in scene["maps"][kind]) for scene in scenes if len(scene["maps"][kind]) == 2]
+        lines.append(f"| {kind} | {share(one)} | {share(best)} | {share(both)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,8 +19,10 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 1080px; margin: 0 auto;
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; overflow-wrap: anywhere; margin: 0 0 .6rem; }
 article { border-top: 1px solid var(--line); padding: 1.2rem 0; break-inside: avoid; }
 .top { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.top figure { flex: 1 1 320px; } .top .spectrogram { height: 216px; } figure { margin: 0; } img { width: 100%; border-radius: 6px; display: block; }
-.pictures { display: flex; flex-wrap: wrap; gap: .6rem; max-width: 100%; } .pictures img { width: 256px; max-width: 100%; }
+.top figure { flex: 1 1 320px; } .top .spectrogram { height: 216px; } figure { margin: 0; }
+img { width: 100%; border-radius: 6px; display: block; }
+.pictures { display: flex; flex-wrap: wrap; gap: .6rem; max-width: 100%; }
+.pictures img { width: 256px; max-width: 100%; }
 .sources { display: grid; grid-template-columns: repeat(auto-fill, minmax(155px, 1fr)); gap: .8rem; margin-top: 1rem; }
 .sources .spectrogram { height: 60px; } audio { width: 100%; height: 32px; margin: .3rem 0; }
 small, footer { color: var(--dim); } code { overflow-wrap: anywhere; }
