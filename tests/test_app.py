@@ -65,7 +65,7 @@ def test_the_page_in_chromium(address, tmp_path):
         page.set_default_timeout(1000 * SECONDS)
         outside, errors = [], []
         page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else outside.append(r.url))
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error))
         page.goto(address)
         picture = page.locator("#picture .picture")
         picture.wait_for()

@@ -251,8 +251,9 @@ def test_sources_are_named(tiny, tmp_path):
 def test_names_by_default(tiny, tiny_dir, tmp_path, monkeypatch):
     names = read_names(AUDIOSET_LABELS)
     assert len(names) == 527 and {"Speech", "Domestic animals, pets", "Bee, wasp, etc."} <= set(names)
-    assert default_labels(tiny) == AUDIOSET_LABELS  # its folder has no labels.txt
-    monkeypatch.setattr(type(tiny), "name_or_path", tmp_path)
+    assert default_labels(tiny) == tiny_dir / "labels.txt"  # the world's
+    monkeypatch.setattr(type(tiny), "name_or_path", str(tmp_path))
+    assert default_labels(tiny) == AUDIOSET_LABELS
     (tmp_path / "labels.txt").write_text("dog\nrain\n")
     assert set(tiny.name_sources(0.1 * torch.randn(1, 30000))[0][0]) == {"dog", "rain"}
     monkeypatch.setattr(tiny, "clap_tokenizer", None)  # as of the released weights
