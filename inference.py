@@ -5,7 +5,9 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 """
 
 import argparse
+import contextlib
 import hashlib
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -81,8 +83,10 @@ def parse_args(arguments=None):
     add("--save_sources", action="store_true", help="write the M signals as wav and a picture of what was heard")
     maps = "write maps/<clip name>.png: which source drew what, by the attention's shares or by leaving each source out"
     add("--save_maps", nargs="?", const="attention", choices=["attention", "influence"], help=maps)
-    labels = "names for the sources in the maps: a text file with one in a line; the soundscapes' names if not given"
-    add("--labels", help=labels + " and the weights know them")
+    labels = "names for the sources in the maps: a text file, one a line; default: the model's own, or AudioSet's 527"
+    add("--labels", help=labels)
+    report = "write report.html, one file with this run's clips, pictures, signals and maps, to send by mail"
+    add("--report", action="store_true", help=report)
     only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
     add("--separate_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="make outputs again that exist")
@@ -198,7 +202,7 @@ def read_clips(args, clips, names, num_samples, problems):
 def drawer(args, pipe):
     """The function embeddings (B, M, D), generators -> (images, source maps) that the settings ask for.
 
-    The maps are None without --save_maps. The prompt is encoded once, for all clips.
+    The maps are None without --save_maps and --report. The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
     with torch.no_grad():
@@ -223,26 +227,22 @@ def drawer(args, pipe):
         if args.save_maps == "influence":
             drawn = pipe.influence(**settings)
             return drawn.images, drawn.maps
-        drawn = pipe(**settings, output_maps=args.save_maps == "attention")
-        return drawn.images, drawn.source_maps if args.save_maps else None
+        drawn = pipe(**settings, output_maps=bool(args.save_maps or args.report))
+        return drawn.images, drawn.source_maps
 
     return draw
 
 
 def source_names(args, pipe, source_embeds):
-    """The most probable name of each source (B, M) with its probability; None where there are none to choose from.
+    """The most probable name of each source (B, M) with its probability; None, and a warning, if CLAP cannot read."""
+    from macs.attribution import clap_tokenizer, label_probabilities
 
-    Without --labels the embedded model's sources get the names of its own world.
-    """
-    from macs.attribution import label_probabilities
-
-    labels = args.labels
-    if labels is None:
-        path = Path(args.sd_path) / "labels.txt"
-        labels = path if path.is_file() else None
-    if labels is None or pipe.clap_tokenizer is None:
+    try:
+        clap_tokenizer(pipe)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=1)
         return None
-    clips = label_probabilities(pipe.clap, pipe.clap_tokenizer, source_embeds, labels)
+    clips = label_probabilities(pipe, source_embeds, args.labels)
     return [[next(iter(source.items())) for source in clip] for clip in clips]
 
 
@@ -258,7 +258,7 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
     from macs.files import write_beside
     from macs.plots import maps_figure, sources_figure
 
-    if maps is not None:
+    if args.save_maps and maps is not None:
         with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
             maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
     for path, image in zip(output_paths(args, name), images, strict=False):
@@ -280,8 +280,11 @@ def is_embedded(args):
     return (Path(args.sd_path) / "labels.txt").is_file()
 
 
-def draw_clips(args, pipe, clips, todo, problems, bar):
-    """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done."""
+def draw_clips(args, pipe, clips, todo, problems, bar, report=None):
+    """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done.
+
+    report: the function that adds a clip to the report.
+    """
     from macs.audio import raise_quiet
 
     draw, done = drawer(args, pipe), 0
@@ -301,13 +304,16 @@ def draw_clips(args, pipe, clips, todo, problems, bar):
             source_embeds = pipe.encode_sources(sources)
             generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
             images, maps = draw(source_embeds, generators, args.num_images)
-            names = source_names(args, pipe, source_embeds) if args.save_maps else None
+            names = source_names(args, pipe, source_embeds) if args.save_maps or args.report else None
 
         for i, name in enumerate(waveforms):
             try:
                 clip_images = images[i * args.num_images : (i + 1) * args.num_images]
                 clip_maps = maps[i * args.num_images] if maps is not None else None
-                write_outputs(args, name, mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
+                heard_and_drawn = (mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
+                write_outputs(args, name, *heard_and_drawn)
+                if report:
+                    report(name, *heard_and_drawn)
                 done += 1
             except OSError as error:
                 problems.append(f"{clips[name]}: its output could not be written ({error})")
@@ -346,6 +352,16 @@ def check_output_dir(output_dir, process_index):
         sys.exit(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another folder")
 
 
+def report_of_run(args, process_index):
+    """A `with` block around draw_clips: its `report` with --report, else None. Every process writes one of its own."""
+    if not args.report:
+        return contextlib.nullcontext()
+    from macs.page.report import writing_report
+
+    name = f"report_{process_index}.html" if process_index else "report.html"
+    return writing_report(Path(args.output_dir) / name, shlex.join(["python", *sys.argv]))
+
+
 def main():
     args = parse_args()
     # without a GPU several processes find each other only when told so
@@ -368,7 +384,8 @@ def main():
         if todo:
             with accelerator.split_between_processes(todo) as names:
                 with tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process) as bar:
-                    done = draw_clips(args, pipe, clips, names, problems, bar)
+                    with report_of_run(args, accelerator.process_index) as report:
+                        done = draw_clips(args, pipe, clips, names, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
 

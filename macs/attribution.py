@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils import BaseOutput
+from transformers import AutoTokenizer
 
 from macs.files import read_text
+
+# Names of the classes of AudioSet (Gemmeke et al. 2017; Google, CC BY 4.0)
+AUDIOSET_LABELS = Path(__file__).parent / "data" / "audioset_labels.txt"
 
 
 @dataclass
@@ -95,18 +99,48 @@ def read_names(labels):
     return names
 
 
-@torch.no_grad()
-def label_probabilities(clap, tokenizer, source_embeds, labels):
-    """CLAP's zero-shot names: embeddings (B, M, D) -> B lists of M dicts {label: probability}, most probable first.
+def default_labels(pipe):
+    """The file of names that a pipeline's sources may have: its folder's labels.txt, else AudioSet's 527 classes."""
+    own = Path(pipe.name_or_path or "") / "labels.txt"
+    return own if own.is_file() else AUDIOSET_LABELS
 
-    The texts are «The sound of <label>» (paper, stage 1), the temperature is CLAP's own. labels: see `read_names`.
-    """
+
+def clap_tokenizer(pipe):
+    """The pipeline's, or for released weights, which hold none, RoBERTa's (downloaded once). ValueError without it."""
+    if pipe.clap_tokenizer is not None:
+        return pipe.clap_tokenizer
+    try:
+        return AutoTokenizer.from_pretrained("roberta-base")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            "names for the sources need CLAP's tokenizer: this pipeline has none, and roberta-base cannot be had from "
+            f"the hub ({type(error).__name__}); pipe.register_modules(clap_tokenizer=...) gives it one"
+        ) from error
+
+
+@torch.no_grad()
+def encode_labels(clap, tokenizer, labels):
+    """-> names, and their texts' embeddings (N, D): «The sound of <label>» (paper, stage 1). labels: `read_names`."""
     names = read_names(labels)
     texts = [f"The sound of {name}" for name in names]
-    embeds = torch.cat([clap.encode_text(texts[i : i + 64], tokenizer) for i in range(0, len(texts), 64)])
-    logits = clap.logit_scale_a.exp() * source_embeds.to(embeds) @ embeds.T
+    return names, torch.cat([clap.encode_text(texts[i : i + 64], tokenizer) for i in range(0, len(texts), 64)])
+
+
+@torch.no_grad()
+def name_probabilities(clap, source_embeds, names, label_embeds):
+    """CLAP's zero-shot names: embeddings (B, M, D) -> B lists of M dicts {label: probability}, most probable first.
+
+    names, label_embeds: of `encode_labels`. The temperature is CLAP's own.
+    """
+    logits = clap.logit_scale_a.exp() * source_embeds.to(label_embeds) @ label_embeds.T
     probabilities, order = logits.softmax(-1).sort(-1, descending=True)
     return [
         [{names[i]: p for i, p in zip(*row, strict=True)} for row in zip(*clip, strict=True)]
         for clip in zip(order.tolist(), probabilities.tolist(), strict=True)
     ]
+
+
+def label_probabilities(pipe, source_embeds, labels=None):
+    """`name_probabilities` by a pipeline's CLAP. labels: see `read_names`; None for `default_labels`."""
+    labels = default_labels(pipe) if labels is None else labels
+    return name_probabilities(pipe.clap, source_embeds, *encode_labels(pipe.clap, clap_tokenizer(pipe), labels))

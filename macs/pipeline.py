@@ -318,11 +318,10 @@ class MACSPipeline(StableDiffusionPipeline):
         numbers = resized(maps.mean((2, 3), keepdim=True), (1, 1), num_sources)[..., 0, 0].sqrt()
         return SourceInfluence(images=images, maps=resized(maps.sqrt(), size, num_sources), numbers=numbers)
 
-    def name_sources(self, audio, labels):
+    def name_sources(self, audio, labels=None):
         """What each source is, by CLAP: a list of B lists of M dicts {label: probability}, the most probable first.
 
-        audio: clips, see `prepare_audio`. labels: a list of names such as "dog", or a text file with one in a line.
+        audio: clips, see `prepare_audio`. labels: a list of names such as "dog", or a text file with one in a line; by
+        default labels.txt in the pipeline's folder (the embedded model's world), else AudioSet's 527.
         """
-        if self.clap_tokenizer is None:
-            raise ValueError("name_sources needs the component clap_tokenizer, but this pipeline has none")
-        return label_probabilities(self.clap, self.clap_tokenizer, self.encode_audio(self.prepare_audio(audio)), labels)
+        return label_probabilities(self, self.encode_audio(self.prepare_audio(audio)), labels)

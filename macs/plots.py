@@ -60,8 +60,9 @@ def maps_figure(mixture, sources, image, maps, kind, names=None):
 
     A column has the source's spectrogram, with its name, its share of the energy and of the maps' sum, and the image
     under its map. maps (M, H, W): kind "attention", the share of the audio attention at each place, or "influence", the
-    change where the source is left out; bright is much, on one scale for all sources. names: M pairs (name,
-    probability) or None. Returns a matplotlib Figure.
+    change where the source is left out; bright is much, on one scale for all sources. Shares are shown relative to each
+    source's mean, for some are attended to everywhere (docs/looking.md). names: M pairs (name, probability) or None.
+    Returns a matplotlib Figure.
     """
     mixture, sources, maps = mixture.cpu(), sources.cpu(), maps.float().cpu()
     columns = 1 + len(sources)
@@ -70,6 +71,9 @@ def maps_figure(mixture, sources, image, maps, kind, names=None):
     top = float(spectrogram_db(mixture).max())
     energy = sources.square().sum(-1) / sources.square().sum().clamp(min=1e-12)
     shares = maps.mean((1, 2)) / maps.mean((1, 2)).sum().clamp(min=1e-12)
+
+    if kind == "attention":
+        maps = maps / maps.mean((1, 2), keepdim=True).clamp(min=1e-12)
 
     draw_spectrogram(grid[0, 0], mixture, top)
     grid[0, 0].set_title("mixture", fontsize=9)

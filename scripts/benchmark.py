@@ -10,7 +10,7 @@ import sys
 
 from macs.script import run
 
-SUBJECTS = ["frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
+SUBJECTS = ["attention", "frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
 
 
 def main():

@@ -1,6 +1,7 @@
 """inference.py as users run it: its files, messages and exit codes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,7 +188,8 @@ def test_maps_show_which_source_drew_what(run, clips, tmp_path):
 def test_the_figure_of_maps_says_names_and_shares():
     sources = torch.zeros(2, 16000)
     sources[0], sources[1] = 3.0, 4.0
-    maps = torch.tensor([0.25, 0.75])[:, None, None].expand(2, 8, 8)
+    maps = torch.tensor([0.125, 0.875])[:, None, None].repeat(1, 8, 8)
+    maps[0, :, 4:], maps[1, :, 4:] = 0.375, 0.625
     figure = maps_figure(
         sources.sum(0), sources, Image.new("RGB", (8, 8)), maps, "attention", [("dog", 0.9), ("rain", 0.5)]
     )
@@ -195,7 +197,9 @@ def test_the_figure_of_maps_says_names_and_shares():
     assert titles[1:3] == ["1: dog 90%", "2: rain 50%"]
     assert titles[4:] == ["36% of energy, 25% of attention", "64% of energy, 75% of attention"]
     veil = [axes.images[1].get_alpha() for axes in figure.axes[4:]]
-    assert veil[0].max() == pytest.approx(0.85 * 2 / 3) and veil[1].max() == 0  # the strongest source's place is clear
+    # relative to each source's mean: 0.5 and 1.5, 7/6 and 5/6
+    assert veil[0].max() == pytest.approx(0.85 * 2 / 3) and veil[0].min() == 0
+    assert veil[1].max() == pytest.approx(0.85 * 4 / 9)
 
 
 def test_interpolation_begins_and_ends_at_the_clips(run, clips, tmp_path):
@@ -217,6 +221,17 @@ def test_separate_only_writes_sources_and_no_pictures(run, clips, tmp_path):
     assert names == {f"{clip.stem}_{rank}.wav" for clip in clips.iterdir() for rank in range(1, 7)}
     assert [path.name for path in out.iterdir()] == ["sources"]
     assert "sources of 0 clips" in run("--audio", clips, "--output_dir", out, "--separate_only")[1]
+
+
+def test_the_report_holds_everything(run, clips, tmp_path):
+    (clips / "plain.wav").rename(clips / "<b>&.wav")
+    code, _ = run("--audio", clips, "--output_dir", tmp_path / "out", "--report")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert code == 0 and not (tmp_path / "out" / "maps").exists()
+    assert page.count("<article>") == 3 and page.count("data:audio/mpeg;base64,") == 3 * 7
+    assert page.count('class="map"') == 3 * 6 and "<b>&.wav" not in page and "<h2>&lt;b&gt;&amp;</h2>" in page
+    assert all(source.startswith("data:") for source in re.findall(r"""(?:src|href)=["']?([^"' >]+)""", page))
+    assert page.rstrip().endswith("</html>")
 
 
 def test_a_second_image_does_not_overwrite_another_clip(run, clips, tmp_path):

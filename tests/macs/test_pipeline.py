@@ -17,6 +17,7 @@ from diffusers import (
 from PIL import Image
 
 from macs import MACSPipeline
+from macs.attribution import AUDIOSET_LABELS, default_labels, read_names
 from macs.audio import AudioError
 
 
@@ -245,6 +246,24 @@ def test_sources_are_named(tiny, tmp_path):
     for wrong in ([], tmp_path / "none.txt"):
         with pytest.raises(ValueError, match="expected"):
             tiny.name_sources(waveforms, wrong)
+
+
+def test_names_by_default(tiny, tiny_dir, tmp_path, monkeypatch):
+    names = read_names(AUDIOSET_LABELS)
+    assert len(names) == 527 and {"Speech", "Domestic animals, pets", "Bee, wasp, etc."} <= set(names)
+    assert default_labels(tiny) == tiny_dir / "labels.txt"  # the world's
+    monkeypatch.setattr(type(tiny), "name_or_path", str(tmp_path))
+    assert default_labels(tiny) == AUDIOSET_LABELS
+    (tmp_path / "labels.txt").write_text("dog\nrain\n")
+    assert set(tiny.name_sources(0.1 * torch.randn(1, 30000))[0][0]) == {"dog", "rain"}
+    monkeypatch.setattr(tiny, "clap_tokenizer", None)  # as of the released weights
+
+    def offline(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr("macs.attribution.AutoTokenizer.from_pretrained", offline)
+    with pytest.raises(ValueError, match="roberta-base cannot be had"):
+        tiny.name_sources(0.1 * torch.randn(1, 30000))
 
 
 def test_prompts_are_encoded_once_and_shared(tiny, monkeypatch, generators):
