@@ -5,6 +5,7 @@ figures/epoch_<n>.png.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -93,8 +94,9 @@ def alpha_of(rule, epoch, epochs):
     """Weight of contrastive + ranking in epoch `epoch` (from 0) of `epochs` by the rule ["linear"], ["constant", x]."""
     if rule == ["linear"]:
         return epoch / max(epochs - 1, 1)
-    if len(rule) == 2 and rule[0] == "constant" and 0 <= number(0, 1)(rule[1]) <= 1:
-        return float(rule[1])
+    if len(rule) == 2 and rule[0] == "constant":
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            return number(0, 1)(rule[1])
     raise ValueError(f"--alpha takes linear, or constant and a number from 0 to 1, but got {' '.join(rule)}")
 
 
