@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Ablations on the embedded world in one call: for each row a separator (stage one), an adapter (stage two), pictures and
 # what they are worth; then one table and one figure, WORK_DIR/ablation.md, .csv, .json, .png.
-# Call it again after an interruption: it goes on where it was. With the budgets below about an hour on two CPU cores.
+# Call it again after an interruption: it goes on where it was. The budgets below are meant for an hour on two quiet CPU
+# cores (reckoned from the speeds of the steps); they show what is large, no more.
 # Edit the variables, or set some for a single run: ROWS="full M2" SCENES=100 WORK_DIR=trial bash scripts/ablate.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,17 +17,17 @@ NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"
 MIXED_PRECISION="${MIXED_PRECISION:-}"         # bf16 or no; if not given: bf16 on GPUs, and CPUs that have it
 
 # Budgets. Stage one: clips of one and two sources, the same for all rows, as its batches are
-CLIPS="${CLIPS:-160}"
+CLIPS="${CLIPS:-120}"
 SEPARATOR_EPOCHS="${SEPARATOR_EPOCHS:-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 # Stage two: scenes of one to three sources; their features are computed once for each separator, the images' for all
-SCENES="${SCENES:-500}"
+SCENES="${SCENES:-320}"
 GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-10}"
 GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-16}"
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
 # Measures: held-out scenes of each number of sources, and steps of the sampler
-TEST_SCENES="${TEST_SCENES:-40}"
+TEST_SCENES="${TEST_SCENES:-30}"
 STEPS="${STEPS:-20}"
 
 if [ $# -gt 0 ]; then echo "ablate.sh takes variables, no arguments, but got: $*" >&2; exit 2; fi
