@@ -180,8 +180,8 @@ def draw_figure(results, pictures, scenes):
     rows = len(results)
     figure = Figure(figsize=(13, 1.9 + 1.05 * rows))
     grid = figure.add_gridspec(
-        rows + 1, 2 + len(scenes), width_ratios=[3.2, 2.6] + [1.05] * len(scenes), hspace=0.06, wspace=0.08,
-        left=0.13, right=0.99, top=0.93, bottom=0.45 / (1.9 + 1.05 * rows),
+        rows + 1, 2 + len(scenes), width_ratios=[3.2, 2.9] + [0.95] * len(scenes), hspace=0.06, wspace=0.1,
+        left=0.13, right=0.99, top=0.95, bottom=0.45 / (1.9 + 1.05 * rows),
     )  # fmt: skip
     f1, separation = (figure.add_subplot(grid[1:, column]) for column in (0, 1))
     for y, of_row in enumerate(results.values()):
@@ -208,6 +208,8 @@ def draw_figure(results, pictures, scenes):
         axes.set_ylim(rows - 0.5, -0.5)
         axes.grid(axis="x", color="0.92")
         axes.set_axisbelow(True)
+        for y in range(rows - 1):
+            axes.axhline(y + 0.5, color="0.9", linewidth=0.8)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
