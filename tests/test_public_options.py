@@ -5,6 +5,7 @@ import pytest
 import inference
 import train
 import train_separator
+from noted_commands import check_options_are_known, option, run_noting
 
 BOTH = ["--data_dir", "data", "--output_dir", "out", "--dataset_name", "LLP", "--batch_size", "4"]
 TRAINING = [*BOTH, "--epochs", "3", "--lr", "0.01", "--gradient_accumulation_steps", "2", "--scheduler", "linear"]
@@ -53,3 +54,20 @@ def test_what_cannot_mean_the_same_names_ours(script, option, ours, capsys):
         script.parse_args([*BOTH, *option])
     error = capsys.readouterr().err.splitlines()[-1]
     assert option[0] in error and ours in error
+
+
+def test_variables_of_the_launchers(tmp_path, monkeypatch):
+    variables = {"DATA_DIR": "d", "OUTPUT_DIR": "o", "PT_PATH": "w", "SD_PATH": "s", "DATASET_NAME": "LLP"}
+    result, (one,) = run_noting("train_separator.sh", tmp_path, M="4", LOSSES="mixit ranking", **variables)
+    assert result.returncode == 0, result.stderr
+    assert option(one, "clap") == "w/separator_FSD50K_full.pt" and option(one, "M") == "4"
+    assert one[one.index("--losses") + 1 :][:2] == ["mixit", "ranking"] and one[one.index("--losses") + 3][:2] == "--"
+    _, (two,) = run_noting("train.sh", tmp_path, M="1", **variables)
+    assert (option(two, "M"), option(two, "pt_path"), option(two, "sd_path")) == ("1", "w", "s")
+    for command in (one, two):
+        names = ("data_dir", "output_dir", "dataset_name")
+        assert [option(command, name) for name in names] == ["d", "o", "LLP"]
+    _, (plain,) = run_noting("train_separator.sh", tmp_path)
+    assert option(plain, "clap") == "laion/clap-htsat-unfused" and "--M" not in plain
+    assert plain[plain.index("--losses") + 1 :][:3] == ["mixit", "contrastive", "ranking"]
+    check_options_are_known([one, two, plain], monkeypatch)
