@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from macs.options import integer, multiple_of, number
+from macs.options import add_public_options, integer, multiple_of, number
 from macs.script import run
 
 
@@ -70,7 +70,7 @@ def parse_args(arguments=None):
     add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
     add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
     size = "one side, or height and width; multiples of 8"
-    add("--size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
+    add("--size", "--output_size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
     add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
     add("--seed", type=integer(0), default=0, help="an image depends on the seed and its clip's name alone")
     frames = "draw --frames pictures on the way from one clip's sources to another's"
@@ -90,6 +90,12 @@ def parse_args(arguments=None):
     only = "write sources/<clip name>_<rank>.wav and no pictures, for other models to read"
     add("--separate_only", action="store_true", help=only)
     add("--overwrite", action="store_true", help="make outputs again that exist")
+    add_public_options(parser, {
+        "--input_length": (("8",), "the length is the separator's; --clip_start cuts a longer recording"),
+        "--sr": (("16000",), "the separator hears 16 kHz; recordings of any rate are resampled"),
+        "--training": (("false",), "--data_set train draws the training part of a set under --data_dir"),
+        "--dataloader_num_workers": ([str(n) for n in range(129)], "recordings are read one by one"),
+    })  # fmt: skip
     args = parser.parse_args(arguments)
     if not (args.audio or args.data_dir or args.interpolate):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")

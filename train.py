@@ -24,7 +24,7 @@ from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
 from macs.files import fingerprint, write_folder_beside
 from macs.loading import audio_model_paths, local_folder, open_trained, separator_sizes, weight_files
-from macs.options import integer, number
+from macs.options import add_public_options, integer, number
 from macs.released import CheckpointError, export_released
 from macs.script import run
 from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
@@ -79,6 +79,15 @@ def parse_args(arguments=None):
     add("--source_dropout", type=number(0, 1), default=0.0, help=dropout + "draws from few of them")
     add("--snr_gamma", type=number(0), help="min-SNR weights of the timesteps, e.g. 5; default: all equal")
     add("--ema", type=number(0, 1), default=0.0, help="decay of a running average of the weights, which is the result")
+    add_public_options(parser, {
+        "--cfg": (("", "true"), "--drop_rate is the share of samples without sound, which guidance needs; 0: none"),
+        "--prompt": (("",), "the text beside the sound is empty in training; --captions learns from texts"),
+        "--negative_prompt": (("",), "nothing is drawn by it in training"),
+        "--input_length": (("8",), "the length is the separator's, see --clip_seconds of train_separator.py"),
+        "--sr": (("16000",), "the separator hears 16 kHz; recordings of any rate are resampled"),
+        "--training": (("", "true"), "train.py trains, inference.py draws"),
+        "--output_size": ((), "--resolution is the base of the buckets, in pixels"),
+    })  # fmt: skip
     args = parser.parse_args(arguments)
     if args.labels and not args.cache_dir:
         parser.error("--labels needs --cache_dir: the warm-up passes over all embeddings many times")

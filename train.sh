@@ -13,6 +13,7 @@ CACHE_DIR="${CACHE_DIR-cache}"                    # what the frozen models compu
 SD_PATH="${SD_PATH:-asset/macs-tiny}"             # the embedded model, or CompVis/stable-diffusion-v1-4
 PT_PATH="${PT_PATH:-}"                            # with Stable Diffusion: where separator_FSD50K_full.pt is (alxzzz/MACS)
 SEPARATOR="${SEPARATOR:-}"                        # one you trained (output/separator), in place of theirs
+M="${M:-}"                                        # 1: without separation; empty: the separator's
 CAPTIONS="${CAPTIONS:-}"                          # csv of captions or labels to learn from, in place of the noise
 LABELS="${LABELS:-}"                              # label file from which the projector learns first; needs CACHE_DIR
 TRAINABLE="${TRAINABLE:-adapter}"                 # or unet: the whole UNet too
@@ -38,7 +39,7 @@ else
     # a free port, so that two trainings can share a machine
     if [ "$NUM_PROCESSES" -gt 1 ]; then launch+=(--multi_gpu --main_process_port 0); fi
 fi
-accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" \
+accelerate launch "${launch[@]}" train.py --sd_path "$SD_PATH" --pt_path "$PT_PATH" --separator "$SEPARATOR" ${M:+--M "$M"} \
     --data_dir "$DATA_DIR" --dataset_name "$DATASET_NAME" --data_set "$DATA_SET" --output_dir "$OUTPUT_DIR" \
     --cache_dir "$CACHE_DIR" --captions "$CAPTIONS" --labels "$LABELS" --trainable "$TRAINABLE" \
     --epochs "$EPOCHS" --lr "$LR" --batch_size "$BATCH_SIZE" \

@@ -5,6 +5,7 @@ figures/epoch_<n>.png.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from macs.data.labels import label_texts
 from macs.files import write_folder_beside
 from macs.loading import open_clap, open_one_separator
 from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
-from macs.options import integer, number
+from macs.options import add_public_options, integer, number
 from macs.plots import sources_figure
 from macs.released import CheckpointError, export_separator
 from macs.script import run
@@ -55,7 +56,8 @@ def parse_args(arguments=None):
     clap = "frozen CLAP: folder or hub id of a ClapModel, a saved pipeline, or the released separator .pt"
     add("--clap", default="laion/clap-htsat-unfused", help=clap)
     add("--clap_tokenizer", help="folder or hub id; default: CLAP's own, roberta-base for a .pt")
-    add("--finetune", help="separator to start from: released .pt, or a folder written by this script")
+    finetune = "separator to start from: released .pt, or a folder written by this script"
+    add("--finetune", nargs="?", const="", help=finetune)
     add("--export_released", help="also write the result in the authors' format to this .pt file")
     add("--M", type=integer(1), help="signals of a new separator (default 6); with --finetune M is that one's")
     add("--channels", type=integer(16), default=64, help="width of a new separator's U-Net, a multiple of 16")
@@ -66,9 +68,19 @@ def parse_args(arguments=None):
     decorrelation = "weight, in dB, of a loss on signals that resemble each other; the paper has none"
     add("--decorrelation", type=number(0), default=0.0, help=decorrelation)
     add_training_arguments(parser, epochs=20, lr=1e-3, batch_size=8, gradient_accumulation_steps=2)
+    file = "separator_FSD50K_full.pt"
+    add_public_options(parser, {
+        "--pt_path": ((), f"--clap PT_PATH/{file} takes CLAP from it, --finetune PT_PATH/{file} the separator"),
+        "--sd_path": ((), "stage one draws nothing"),
+        "--input_length": (("8",), "--clip_seconds is the length of the excerpts"),
+        "--sr": (("16000",), "the separator hears 16 kHz; recordings of any rate are resampled"),
+        "--training": (("", "true"), "train_separator.py trains; inference.py --separate_only separates"),
+    })  # fmt: skip
     args = parser.parse_args(arguments)
     if args.batch_size < 2:
         parser.error("--batch_size must be 2 or more: each clip is mixed with its neighbour in the batch.")
+    if args.finetune == "":
+        parser.error("--finetune takes the separator to start from, for instance PT_PATH/separator_FSD50K_full.pt")
     if args.export_released and Path(args.clap).suffix != ".pt":
         parser.error("--export_released needs --clap to be the released separator .pt: the file it writes holds CLAP "
                      "and more, which is taken over from there.")  # fmt: skip
@@ -83,8 +95,9 @@ def alpha_of(rule, epoch, epochs):
     """Weight of contrastive + ranking in epoch `epoch` (from 0) of `epochs` by the rule ["linear"], ["constant", x]."""
     if rule == ["linear"]:
         return epoch / max(epochs - 1, 1)
-    if len(rule) == 2 and rule[0] == "constant" and 0 <= number(0, 1)(rule[1]) <= 1:
-        return float(rule[1])
+    if len(rule) == 2 and rule[0] == "constant":
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            return number(0, 1)(rule[1])
     raise ValueError(f"--alpha takes linear, or constant and a number from 0 to 1, but got {' '.join(rule)}")
 
 

@@ -175,8 +175,10 @@ def ranking_loss(similarity, eps=1e-4):
     similarity (B, M): cosine of each signal's embedding with its mixture's; signal 1 shall be the most similar. One
     correlation over all B * M entries, not a mean over rows: rows of near-copies, whose soft ranks hardly differ, would
     otherwise get much greater gradients than well separated ones. eps keeps the gradient finite where all similarities
-    are equal, as on silence.
+    are equal, as on silence. 0 for M = 1, where there is nothing to rank.
     """
+    if similarity.shape[-1] == 1:
+        return 0 * similarity.sum()
     ranks = soft_rank(similarity)
     ranks = ranks - ranks.mean()
     target = torch.arange(similarity.shape[-1], 0, -1, device=ranks.device, dtype=ranks.dtype).expand_as(ranks)

@@ -48,6 +48,25 @@ def multiple_of(step):
     return convert
 
 
+def add_public_options(parser, options):
+    """Options of the authors' scripts that have no counterpart here, so that their commands end with one clear line.
+
+    options: {name: (values, advice)}. A value among `values`, which is what this script does anyway ("" is an option
+    without one), is accepted; another ends the script with the advice. They are in no --help and in no namespace.
+    """
+
+    class PublicOption(argparse.Action):
+        def __call__(self, parser, namespace, given, name):
+            values, advice = options[name]
+            value = " ".join(given)
+            if value.lower() not in values:
+                parser.error(f"{name} {value}".rstrip() + f" of the authors' script means nothing here: {advice}")
+
+    for name in options:
+        hidden = {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        parser.add_argument(name, nargs="*", action=PublicOption, **hidden)
+
+
 def _range(low, high):
     if low is None:
         return "that is finite" if high is None else f"of at most {high:g}"

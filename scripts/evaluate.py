@@ -36,6 +36,7 @@ from macs.evaluation.encoders import (
 )
 from macs.evaluation.measures import (
     MEASURES,
+    OWN_SPLITS,
     PAPER,
     Embedded,
     Estimate,
@@ -70,12 +71,7 @@ def parse_args(argv=None):
     add("--stand_ins", action="store_true", help="small encoders instead of these three, without any download; that "
         "of audio is fitted on the split train. For trials: their numbers compare with each other only")  # fmt: skip
     add("--resamples", type=integer(0), default=1000, help="bootstrap resamples behind the 95%% intervals; 0: none")
-    add(
-        "--folds",
-        type=integer(0),
-        default=0,
-        help="mean and deviation over so many disjoint parts instead (paper: 5)",
-    )
+    add("--folds", type=integer(0), default=0, help="mean and deviation over so many disjoint parts instead")
     add("--seed", type=integer(0), default=0, help="of the resamples, the folds and KID's subsets")
     add("--batch_size", type=integer(1), default=64, help="files per batch")
     add("--num_workers", type=integer(0), default=min(8, os.cpu_count() or 1), help="processes that read files")
@@ -149,9 +145,11 @@ def compare(args):
     notes = left_out(images, frames, clips, errors)
     differences = {} if args.folds else _differences(results)
     paper = PAPER.get(args.dataset_name, {})
+    own_split = args.dataset_name in OWN_SPLITS
     text = table(
-        args.dataset_name, measures, results, differences, paper, notes, args.folds, args.resamples, args.stand_ins
-    )
+        args.dataset_name, measures, results, differences, paper, notes, args.folds, args.resamples, args.stand_ins,
+        own_split,
+    )  # fmt: skip
     print(text)
     report = {
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
@@ -171,7 +169,7 @@ def compare(args):
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     with write_beside(output / "table.png") as path:
         title = f"{args.dataset_name} ({args.data_set})"
-        figure(title, measures, results, paper, args.folds).savefig(path, dpi=150)
+        figure(title, measures, results, paper, args.folds, own_split).savefig(path, dpi=150)
     print(f"\nWritten: {output / 'results.json'}, {output / 'table.txt'}, {output / 'table.png'}")
 
 

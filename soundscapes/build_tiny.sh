@@ -37,45 +37,10 @@ GENERATOR_BATCH_SIZE="${GENERATOR_BATCH_SIZE:-32}"
 
 if [ $# -gt 0 ]; then echo "build_tiny.sh takes variables, no arguments, but got: $*" >&2; exit 2; fi
 source scripts/setup.sh
-if [ -z "$MIXED_PRECISION" ]; then
-    MIXED_PRECISION=no
-    if grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo || python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        MIXED_PRECISION=bf16
-    fi
-fi
+source scripts/steps.sh
 bf16=(); if [ "$MIXED_PRECISION" = bf16 ]; then bf16=(--bf16); fi
 model="$WORK_DIR/model" data="$WORK_DIR/data" separator="$WORK_DIR/separator/separator" identity="$WORK_DIR/identity"
 real=(); if [ -n "$RECORDINGS" ]; then real=(--recordings "$RECORDINGS"); fi
-mkdir -p "$WORK_DIR/done"
-
-# step NAME COMMAND...: runs it unless it is done, and says how long it took
-step() {
-    local name="$1" done="$WORK_DIR/done/$1" start=$SECONDS
-    shift
-    if [ -e "$done" ] && [ "$(cat "$done")" != "$*" ]; then
-        echo "$WORK_DIR holds the step '$name' made by another command:" >&2
-        diff -U0 "$done" <(echo "$*") >&2 || true
-        echo "Set the variables as they were, or another WORK_DIR." >&2
-        exit 1
-    fi
-    if [ -e "$done" ]; then
-        echo "== $name: done before"
-        return
-    fi
-    echo "== $name: $*"
-    "$@"
-    echo "$*" >"$done.new"
-    mv "$done.new" "$done"
-    echo "== $name: $((SECONDS - start)) s" | tee -a "$WORK_DIR/times.txt"
-}
-
-# resuming FOLDER COMMAND...: goes on from the last checkpoint there, if there is one
-resuming() {
-    local folder="$1"
-    shift
-    if compgen -G "$folder/checkpoints/step-*[0-9]" >/dev/null; then set -- "$@" --resume latest; fi
-    "$@" --output_dir "$folder"
-}
 
 # What stands for Stable Diffusion and CLAP; each trainer puts its part into the folder of the model
 tiny=(--model_dir "$model" --output_dir "$WORK_DIR" --seed "$SEED" --num_workers "$NUM_WORKERS" "${bf16[@]}")

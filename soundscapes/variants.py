@@ -33,13 +33,20 @@ def held_out(seed, num_sources, number):
     }
 
 
+def improvement(sources, stems, single):
+    """SI-SDR improvement in dB, (N,), of signals (N, M, T) over stems (N, S, T); NaN where there are fewer signals."""
+    if sources.shape[1] < stems.shape[1]:
+        return torch.full((len(stems),), torch.nan)
+    return si_sdr_improvement(sources, stems, single).float()
+
+
 @torch.no_grad()
 def encode_scenes(pipe, judge, loader):
     """What the variants start from, of N scenes: {name: tensor with N rows}.
 
     macs (N, M, D), mixture (N, 1, D), stems (N, S, D): embeddings, the most similar to the mixture's first.
-    improvement, single (N,): of the best sums and of the best single signals, in dB. labels (N, 19). frames, painted
-    (N, F): the judge's features of the scenes' pictures and of other pictures of the same labels.
+    improvement, single (N,): of the best sums and of the best single signals, in dB, NaN for M < S. labels (N, 19).
+    frames, painted (N, F): the judge's features of the scenes' pictures and of other pictures of the same labels.
     """
     parts = []
     for batch in loader:
@@ -52,8 +59,8 @@ def encode_scenes(pipe, judge, loader):
             "macs": pipe.encode_sources(sources),
             "mixture": mixture,
             "stems": stems.gather(1, order.expand_as(stems)),
-            "improvement": si_sdr_improvement(sources, batch["stems"]).float(),
-            "single": si_sdr_improvement(sources, batch["stems"], single=True).float(),
+            "improvement": improvement(sources, batch["stems"], single=False),
+            "single": improvement(sources, batch["stems"], single=True),
             "labels": batch["labels"],
             "frames": judge.features(batch["frame"]),
             "painted": judge.features(batch["other"]),

@@ -285,7 +285,10 @@ def test_the_released_format_and_back(adapted, generator_reference, tmp_path):
     torch.testing.assert_close(output, reference["unet_out"], rtol=1e-4, atol=1e-4)
 
 
-def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ablation, num_sources", [({}, 2), ({"M": 1}, 1), ({"separator": "own", "M": 3}, 3)])
+def test_an_adapter_of_stable_diffusion_finds_its_separator(
+    model, shared, tmp_path, monkeypatch, ablation, num_sources
+):
     macs_pipe = MACSPipeline.from_pretrained(model)
     with macs_pipe.adapter.detached(macs_pipe.unet):
         StableDiffusionPipeline(
@@ -297,8 +300,12 @@ def test_an_adapter_of_stable_diffusion_finds_its_separator(model, shared, tmp_p
     released.write_bytes(b"")
     monkeypatch.setattr(macs.loading, "open_separator", lambda path: (macs_pipe.separator, macs_pipe.clap))
     monkeypatch.setattr("macs.training.frozen_features.FrozenModels.embedding_dim", 32)
-    run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path))
-    pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", 2)
+    if "separator" in ablation:  # one of ours with another M; CLAP still comes from the released file
+        Separator(3, 16, num_samples=16000).save_pretrained(tmp_path / "own" / "separator")
+        ablation = ablation | {"separator": tmp_path / "own"}
+    run(arguments(tmp_path / "sd", shared / "data", tmp_path / "out", pt_path=tmp_path, **ablation))
+    pipe = load_pipeline(str(tmp_path / "sd"), str(tmp_path / "out" / "adapter"), "Mine", num_sources)
+    assert pipe.separator.config.num_sources == num_sources
     pipe.set_progress_bar_config(disable=True)
     assert pipe(torch.randn(1, 16000), num_inference_steps=1, output_type="pt").images.isfinite().all()
 

@@ -208,7 +208,7 @@ def test_the_mixture_is_embedded_once_and_all_signals_in_one_batch(clap_dir):
     assert separator.unet.out_conv[-1].weight.grad.abs().sum() > 0
 
 
-def losses_of(separator, clap, waveform):
+def losses_of(separator, clap, waveform, names=train_separator.LOSSES):
     from contextlib import nullcontext
 
     generator = torch.Generator().manual_seed(len(waveform))
@@ -216,8 +216,47 @@ def losses_of(separator, clap, waveform):
     scale = getattr(separator, "module", separator).logit_scale
     mixture_1, mixture_2, mixture, texts = train_separator.mix(waveform, texts)
     sources = separator(mixture)
-    losses = train_separator.stage_one_losses(sources, mixture_1, mixture_2, texts, scale, clap, nullcontext)
+    losses = train_separator.stage_one_losses(sources, mixture_1, mixture_2, texts, scale, clap, nullcontext, names)
     return losses | {"sources": sources, "mixture": mixture}
+
+
+def test_losses_that_are_left_share_the_weight_by_the_same_rule():
+    alphas = [train_separator.alpha_of(["linear"], epoch, 5) for epoch in range(5)]
+    assert alphas == [0, 0.25, 0.5, 0.75, 1] and train_separator.alpha_of(["linear"], 0, 1) == 0
+    assert train_separator.alpha_of(["constant", "0.3"], 4, 5) == 0.3
+    weights = train_separator.loss_weights
+    assert weights(["mixit", "contrastive", "ranking"], 0.25) == {"mixit": 0.75, "contrastive": 0.25, "ranking": 0.25}
+    assert weights(["mixit", "ranking"], 0.25) == {"mixit": 0.75, "ranking": 0.25}
+    for alone in (["mixit"], ["ranking"], ["contrastive", "ranking"]):
+        assert weights(alone, 0.25) == dict.fromkeys(alone, 1)
+
+
+@pytest.mark.parametrize("alpha", [["constant", "2"], ["constant"], ["cubic"], ["linear", "1"], ["constant", "x"]])
+def test_another_rule_of_alpha_is_one_clear_error(alpha, options, capsys):
+    with pytest.raises(SystemExit):
+        train_separator.parse_args([*map(str, options), "--alpha", *alpha])
+    assert "--alpha takes linear, or constant and a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_losses_that_are_off_are_not_computed(clap_dir):
+    torch.manual_seed(0)
+    clap = ClapEncoder.from_pretrained(clap_dir).eval().requires_grad_(False)
+    separator = Separator(3, 16, num_samples=8000).eval()  # no dropout
+    waveform = torch.randn(2, 8000)
+    whole = losses_of(separator, clap, waveform)
+    assert whole.keys() > {"mixit", "contrastive", "ranking", "similarity"} and "correlation" not in whole
+    clap.encode_audio = lambda waveforms: pytest.fail("CLAP was run")
+    alone = losses_of(separator, clap, waveform, ["mixit"])
+    assert alone.keys() == {"mixit", "sources", "mixture"} and alone["mixit"] == whole["mixit"]
+
+
+def test_ablations_train(monkeypatch, capsys, options, tmp_path):
+    once = [*options, "--epochs", 1, "--validation_clips", 0]
+    run_here(monkeypatch, *once, "--losses", "mixit", "ranking", "--alpha", "constant", 0.5)
+    shown = capsys.readouterr().err
+    assert "ranking=" in shown and "contrastive=" not in shown
+    run_here(monkeypatch, *once, "--M", 1, "--output_dir", tmp_path / "one", "--alpha", "constant", 0.5)
+    assert Separator.from_pretrained(tmp_path / "one/separator").config.num_sources == 1
 
 
 def si_sdr(estimate, reference):

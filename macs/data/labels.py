@@ -121,11 +121,11 @@ def read_captions(path):
 def label_texts(labels, dataset_name, num_sources=6):
     """The texts of one clip for CLAP, «The sound of <label>», padded with the bare word «Noise» to a fixed number.
 
-    FSD50K: up to 5 labels in lower case, without DROPPED_LABELS. Other sets: the first num_sources // 2 labels, so
-    that the two clips of a mixture have one for each signal. Underscores become spaces.
+    FSD50K: up to 5 labels in lower case, without DROPPED_LABELS. Other sets: the first num_sources // 2 labels (one at
+    least), so that the two clips of a mixture have one for each signal. Underscores become spaces.
     """
     names = [label.replace("_", " ") for label in labels]
-    count = num_sources // 2
+    count = max(num_sources // 2, 1)
     if dataset_name == "FSD50K":
         names = [name for name in map(str.lower, names) if name not in DROPPED_LABELS]
         count = 5

@@ -10,15 +10,18 @@ from matplotlib.figure import Figure
 from macs.evaluation.measures import LOWER_IS_BETTER, MEASURES, NAMES
 
 
-def table(dataset_name, measures, results, differences, paper, notes, folds=0, resamples=0, stand_ins=False):
+def table(
+    dataset_name, measures, results, differences, paper, notes, folds=0, resamples=0, stand_ins=False, own_split=False
+):
     """The paper's rows for the set, the models' with their intervals below them, differences, and what was left out.
 
     notes: [{"what": a heading, "names": {id or path: reason or None}}]. resamples: behind the intervals, 0 for none.
-    stand_ins: whether the small encoders were used, whose numbers compare with no paper's.
+    stand_ins: whether the small encoders were used, whose numbers compare with no paper's. own_split: whether the paper
+    split the set in another way, so that its rows are of other clips.
     """
     arrow = {m: "↓" if m in LOWER_IS_BETTER else "↑" for m in MEASURES}
     rows = [[dataset_name, *(f"{NAMES[m]} {arrow[m]}" for m in measures)]]
-    rows += [[f"{name} (paper)", *(_number(m, row[m]) for m in measures)] for name, row in paper.items()]
+    rows += [[paper_row(name, own_split), *(_number(m, row[m]) for m in measures)] for name, row in paper.items()]
     for name, estimates in results.items():
         rows += [[], [name, *(_number(m, estimates[m].value) for m in measures)]]
         rows += [["", *(_spread(folds, m, estimates[m]) for m in measures)]]
@@ -40,6 +43,10 @@ def table(dataset_name, measures, results, differences, paper, notes, folds=0, r
         lines += ["", f"[95% intervals]: {resamples} resamples of the clips, the same for every model."]
     if stand_ins:
         lines += ["Stand-in encoders: the models compare with each other, not with the paper's rows."]
+    if own_split:
+        lines += [
+            f"The split of {dataset_name} is ours, the paper's is not public: not like for like with its numbers."
+        ]
     if not paper:
         lines += [f"No rows of the paper are known for {dataset_name}."]
     for name, estimates in results.items():
@@ -48,6 +55,10 @@ def table(dataset_name, measures, results, differences, paper, notes, folds=0, r
             if not np.isfinite(e.value):
                 lines += [f"{name}: {NAMES[m]} is undefined: {_undefined(m, e)}"]
     return "\n".join(lines + [listed(note["names"], note["what"]) for note in notes])
+
+
+def paper_row(method, own_split):
+    return f"{method} (paper, other split)" if own_split else f"{method} (paper)"
 
 
 def _number(measure, value, sign=""):
@@ -71,12 +82,12 @@ def _undefined(measure, estimate):
     return "it holds each image against those of other clips: at least two, and not all alike"
 
 
-def figure(title, measures, results, paper, folds=0):
+def figure(title, measures, results, paper, folds=0, own_split=False):
     """One panel per measure: the paper's rows in grey, the models' in colour with their intervals, or deviations.
 
     Returns a matplotlib Figure.
     """
-    names = [f"{name} (paper)" for name in paper] + list(results)
+    names = [paper_row(name, own_split) for name in paper] + list(results)
     fig = Figure(figsize=(1.6 + 1.75 * len(measures), 1.3 + 0.32 * len(names)))
     axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)
     for m, ax in zip(measures, axes[0], strict=True):

@@ -174,6 +174,13 @@ def test_ranking_loss_is_zero_when_the_order_is_right_and_two_when_reversed():
     assert ranking_loss(similarity.flip(-1)).item() == pytest.approx(2, abs=1e-6)
 
 
+def test_one_signal_has_nothing_to_rank():
+    similarity = torch.tensor([[0.9], [0.2]], requires_grad=True)
+    loss = ranking_loss(similarity)
+    loss.backward()
+    assert loss.item() == 0 and similarity.grad.tolist() == [[0.0], [0.0]]
+
+
 def test_soft_rank_equals_the_reference(reference):
     assert torch.allclose(soft_rank(reference["softrank_in"]), reference["softrank_out"], atol=1e-6)
 

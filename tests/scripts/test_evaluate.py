@@ -156,3 +156,12 @@ def test_paper_rows_stand_beside_the_models(world, capsys, tmp_path):
     assert [line for line in lines if line.split() == ["MACS", "(paper)", *numbers]]
     assert [line for line in lines if line.startswith("mine  ")]
     assert any("Stand-in encoders" in line for line in lines)
+    assert not any("like for like" in line for line in lines)
+
+
+def test_the_paper_split_landscape_in_another_way(world, capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Landscape").symlink_to(world / "data" / "Soundscapes")
+    run(world, "--data_dir", str(tmp_path / "data"), "--dataset_name", "Landscape", "--pred", f"mine={world / 'good'}")
+    text = capsys.readouterr().out
+    assert "MACS (paper, other split)" in text and "The split of Landscape is ours" in text

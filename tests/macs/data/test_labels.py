@@ -124,4 +124,5 @@ def test_other_sets_give_half_as_many_texts_as_signals(dataset_name):
         "The sound of Frying (food)",
         "The sound of Animal",
     ]
+    assert label_texts(["Dog", "Rain"], dataset_name, num_sources=1) == ["The sound of Dog"]
     assert label_texts(["Dog"], dataset_name, num_sources=4) == ["The sound of Dog", "Noise"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from macs.evaluation.measures import Estimate
+from macs.evaluation.measures import OWN_SPLITS, Estimate
 from macs.evaluation.table import figure, table
 
 
@@ -52,3 +52,12 @@ def test_table_shows_the_paper_the_models_and_what_was_left_out():
     assert "files that could not be read: 7" in text and text.count("(empty)") == 5 and "results.json" in text
     folds = table("LLP", ["fid"], {"mine": {"fid": Estimate(3.0, 9, np.array([2.0, 3.0, 4.0]))}}, {}, {}, [], folds=3)
     assert "±1.00" in folds and "No rows of the paper are known for LLP" in folds
+
+
+def test_rows_of_another_split_are_marked_as_such():
+    for own_split, mark in ((False, "(paper)"), (True, "(paper, other split)")):
+        text = table("Landscape", ["fid", "ais"], RESULTS, {}, PAPER, [], own_split=own_split)
+        assert f"MACS {mark}  " in text and ("not like for like" in text) == own_split
+        ticks = figure("Landscape", ["fid", "ais"], RESULTS, PAPER, own_split=own_split).axes[0].get_yticklabels()
+        assert ticks[0].get_text() == f"MACS {mark}"
+    assert OWN_SPLITS == {"AudioSet", "Landscape"}

@@ -123,13 +123,23 @@ def test_code_in_a_checkpoint_is_not_run_and_broken_files_are_named(checkpoint, 
     assert not proof.exists()
 
 
-def test_an_alien_file_beside_the_parts_is_not_unpickled(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["custom_checkpoint_0.pkl", "pytorch_model.bin", "scheduler.bin", "sampler.bin", "scaler.pt"]
+)
+def test_an_alien_file_beside_the_parts_is_not_unpickled(checkpoint, tmp_path, name):
     proof = tmp_path / "code was run"
-    (checkpoint / "custom_checkpoint_0.pkl").write_bytes(pickle.dumps(Planted(proof)))
+    (checkpoint / name).write_bytes(pickle.dumps(Planted(proof)))
     run, *_ = make_run(tmp_path)
-    with pytest.raises(TrainingError):
+    if name == "pytorch_model.bin":
+        (checkpoint / "model.safetensors").unlink()  # accelerate looks for the other one then
+    try:
         run.resume("latest")
+    except TrainingError:
+        refused = True
+    else:
+        refused = False
     assert not proof.exists()
+    assert refused == (name in ("custom_checkpoint_0.pkl", "pytorch_model.bin"))  # the others belong to no part
 
 
 def test_settings_that_are_no_json_or_differ_are_refused(checkpoint, tmp_path):
