@@ -16,7 +16,7 @@ import importlib
 try:
     {name} = importlib.import_module("{module}").{name}
 except ImportError as error:
-    raise ImportError("this model needs the Python package macs; its model card says where it is") from error
+    raise ImportError("this model needs the Python package macs: pip install . in a copy of its repository") from error
 '''
 
 

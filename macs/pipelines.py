@@ -110,6 +110,13 @@ class MACSImg2ImgPipeline(_PictureMixin, StableDiffusionImg2ImgPipeline):
             picture = self.image_processor.numpy_to_pt(picture[None])[0]
         return self.image_processor.resize(picture[None], height, width)[0]
 
+    def get_timesteps(self, num_inference_steps, strength, device):
+        """As in diffusers; ValueError where none are left."""
+        timesteps, left = super().get_timesteps(num_inference_steps, strength, device)
+        if left < 1:
+            raise ValueError(f"strength {strength} of {num_inference_steps} steps leaves none; give more of either")
+        return timesteps, left
+
     def prepare_latents(self, image, timestep, batch_size, num_images_per_prompt, dtype, device, generator=None):
         """As in diffusers; noise drawn in float32."""
         image = image.to(device)
