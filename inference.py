@@ -5,6 +5,7 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 """
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 import warnings
@@ -89,7 +90,13 @@ def parse_args(arguments=None):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
     if args.size and len(args.size) > 2:
         parser.error(f"--size takes one side, or height and width, but got {len(args.size)} numbers")
-    editing.check_options(parser, args)
+    try:
+        args.edits = editing.Edits(
+            **{each.name: getattr(args, each.name) for each in dataclasses.fields(editing.Edits)}
+        )
+        args.edits.check_use(args.steps, from_noise=bool(args.interpolate))
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -154,7 +161,7 @@ def open_pipeline(args, device):
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
-    return editing.equip(pipe, args)
+    return editing.equip(pipe, args.edits)
 
 
 def read_clips(args, clips, names, num_samples, problems):
@@ -195,7 +202,7 @@ def drawer(args, pipe):
         "guidance_scale": args.guidance_scale if args.cfg else 1.0,
         "height": height,
         "width": width,
-    } | editing.call_settings(args, pipe)
+    } | editing.call_settings(args.edits, pipe, args.size)
 
     def draw(source_embeds, generators, num_images=1, pairs=()):
         pictures = editing.read_pictures(pipe, pairs, (settings["height"], settings["width"]))
@@ -328,7 +335,7 @@ def main():
     check_output_dir(Path(args.output_dir), accelerator.process_index)
     clips, problems = find_clips(args)
     clips, overlaps = share_no_output(args, clips)
-    pairs, unpaired = editing.pair_pictures(args, clips)
+    pairs, unpaired = editing.pair_pictures(args.edits, clips)
     clips = {name: path for name, path in clips.items() if name in pairs}
     problems += overlaps + unpaired
     todo = [name for name in clips if args.overwrite or not all(path.exists() for path in output_paths(args, name))]

@@ -4,11 +4,13 @@ Everything that can be wrong is found before a model is opened; what belongs to 
 """
 
 import importlib.util
+import json
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from macs.data.pairs import to_rgb
 from macs.options import number
 
 # diffusers' for Stable Diffusion, without the ones that need another package or another noise schedule
@@ -19,20 +21,11 @@ SCHEDULERS = (
 )  # fmt: skip
 
 
-def scheduler(text):
-    """The argparse type of a scheduler's name, with or without its ending: ddim -> DDIMScheduler."""
-    known = {name.lower(): f"{name}Scheduler" for name in SCHEDULERS}
-    name = text.lower().removesuffix("scheduler")
-    if name not in known:
-        raise ValueError(f"--scheduler: expected one of {', '.join(SCHEDULERS)}, but got {text!r}")
-    return known[name]
-
-
 def weighted(text):
     """The argparse type of PATH_OR_ID:WEIGHT -> (path or id, weight); 1 without a weight."""
     path, _, weight = text.rpartition(":")
     try:
-        return path or text, float(weight) if path else 1.0
+        return (path, float(weight)) if path and math.isfinite(float(weight)) else (text, 1.0)
     except ValueError:
         return text, 1.0
 
@@ -50,55 +43,77 @@ def add_options(parser):
     add("--scheduler", metavar="NAME", help=f"the sampler: {', '.join(SCHEDULERS)}; the model's own if not given")
 
 
-def check_options(parser, args):
-    """Ends the script where options do not go together, or what they name is not there."""
-    try:
-        args.scheduler = args.scheduler and scheduler(args.scheduler)
-    except ValueError as error:
-        parser.error(str(error))
-    pictures = [name for name in ("init_image", "mask", "control_image") if getattr(args, name)]
-    if bool(args.controlnet) != bool(args.control_image):
-        parser.error("--controlnet and --control_image belong together")
-    if args.init_image and args.controlnet:
-        parser.error("--init_image and --controlnet: choose one")
-    if not args.init_image and (args.mask or args.strength is not None):
-        parser.error("--mask and --strength need --init_image")
-    if args.init_image and int(args.steps * (0.8 if args.strength is None else args.strength)) < 1:
-        parser.error(f"--strength {args.strength} of {args.steps} steps leaves none to draw; give more of either")
-    if pictures and args.interpolate:
-        parser.error(f"--interpolate draws from noise; leave --{pictures[0]} out")
-    for name in pictures:
-        if not Path(getattr(args, name)).exists():
-            parser.error(f"--{name} {getattr(args, name)}: no such file or folder")
-    if args.lora and importlib.util.find_spec("peft") is None:
-        parser.error("--lora needs the package peft: pip install peft")
-    for path, _ in args.lora:
-        # an id has one slash and no ending
-        if not Path(path).exists() and (path.count("/") != 1 or Path(path).suffix):
-            parser.error(f"--lora {path}: no such file or folder, and no hub id (owner/name)")
+@dataclass
+class Edits:
+    """The options above, by their names. ValueError where they do not go together or what they name is not there."""
+
+    init_image: str | None = None
+    strength: float | None = None
+    mask: str | None = None
+    controlnet: str | None = None
+    control_image: str | None = None
+    lora: list = field(default_factory=list)
+    scheduler: str | None = None
+
+    def __post_init__(self):
+        if self.scheduler:
+            known = {name.lower(): f"{name}Scheduler" for name in SCHEDULERS}
+            name = known.get(self.scheduler.lower().removesuffix("scheduler"))
+            if name is None:
+                raise ValueError(f"--scheduler: expected one of {', '.join(SCHEDULERS)}, but got {self.scheduler!r}")
+            self.scheduler = name
+        if bool(self.controlnet) != bool(self.control_image):
+            raise ValueError("--controlnet and --control_image belong together")
+        if self.init_image and self.controlnet:
+            raise ValueError("--init_image and --controlnet: choose one")
+        if not self.init_image and (self.mask or self.strength is not None):
+            raise ValueError("--mask and --strength need --init_image")
+        if self.init_image and self.strength is None:
+            self.strength = 0.8
+        for name in ("init_image", "mask", "control_image"):
+            path = getattr(self, name)
+            if path and not Path(path).exists():
+                raise ValueError(f"--{name} {path}: no such file or folder")
+        if self.lora and importlib.util.find_spec("peft") is None:
+            raise ValueError("--lora needs the package peft: pip install peft")
+        for path, _ in self.lora:
+            # an id has one slash and no ending
+            if not Path(path).exists() and (path.count("/") != 1 or Path(path).suffix):
+                raise ValueError(f"--lora {path}: no such file or folder, and no hub id (owner/name)")
+
+    def check_use(self, steps, from_noise):
+        """ValueError where they do not go with the number of steps, or with drawing that starts from noise alone."""
+        if from_noise and (self.init_image or self.controlnet):
+            raise ValueError("--interpolate draws from noise; leave --init_image and --controlnet out")
+        if self.init_image and int(steps * self.strength) < 1:
+            raise ValueError(f"--strength {self.strength} of {steps} steps leaves none to draw; give more of either")
+
+    @property
+    def pictures(self):
+        """{argument of a call: path of a picture or a folder}"""
+        paths = {"image": self.init_image or self.control_image, "mask_image": self.mask}
+        return {argument: Path(path) for argument, path in paths.items() if path}
 
 
 def open_picture(path):
     """A file -> a PIL picture in RGB, upright. ValueError with one line for what is none."""
     try:
         with Image.open(path) as picture:
-            return to_rgb(picture)
+            return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a picture, but: {str(error).splitlines()[0]}") from error
 
 
-def pair_pictures(args, clips):
-    """({clip: {"image": path, "mask_image": path}} of the clips that have all they need, [problems]).
+def pair_pictures(edits, clips):
+    """({clip: {"image": path, "mask_image": path}} of the clips {name: path} that have all they need, [problems]).
 
     A folder's pictures belong to the clips of their names. All are opened once, so that none fails later.
     """
-    options = {"image": args.init_image or args.control_image, "mask_image": args.mask}
-    options = {argument: Path(path) for argument, path in options.items() if path}
-    listings = {argument: _pictures_by_name(path) for argument, path in options.items() if path.is_dir()}
+    listings = {argument: _pictures_by_name(path) for argument, path in edits.pictures.items() if path.is_dir()}
     pairs, problems, sizes = {}, [], {}
     for name, clip in clips.items():
         try:
-            pairs[name] = {argument: _one_of(listings, argument, path, name) for argument, path in options.items()}
+            pairs[name] = {each: _one_of(listings, each, path, name) for each, path in edits.pictures.items()}
             for file in pairs[name].values():
                 if file not in sizes:
                     sizes[file] = open_picture(file).size
@@ -154,30 +169,30 @@ def paste(pipe, drawn, pictures, num_images):
     ]
 
 
-def equip(pipe, args):
+def equip(pipe, edits):
     """The pipeline with the sampler, the LoRAs and in the form that the options ask for. ValueError: do not fit."""
     import diffusers
 
-    if args.scheduler:
-        pipe.scheduler = getattr(diffusers, args.scheduler).from_config(pipe.scheduler.config)
-    names = [f"lora_{i}" for i in range(len(args.lora))]
-    for name, (path, _) in zip(names, args.lora, strict=True):
+    if edits.scheduler:
+        pipe.scheduler = getattr(diffusers, edits.scheduler).from_config(pipe.scheduler.config)
+    names = [f"lora_{i}" for i in range(len(edits.lora))]
+    for name, (path, _) in zip(names, edits.lora, strict=True):
         try:
             pipe.load_lora_weights(path, adapter_name=name, use_safetensors=True)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             reason = next(line.strip() for line in reversed(str(error).splitlines() or ["?"]) if line.strip())
-            raise ValueError(f"--lora {path}: is no LoRA for {args.sd_path} ({reason})") from error
+            raise ValueError(f"--lora {path}: is no LoRA for this model ({reason})") from error
     if names:
-        pipe.set_adapters(names, [weight for _, weight in args.lora])
-    if not (args.init_image or args.controlnet):
+        pipe.set_adapters(names, [weight for _, weight in edits.lora])
+    if not (edits.init_image or edits.controlnet):
         return pipe
 
     from macs.pipelines import MACSControlNetPipeline, MACSImg2ImgPipeline, MACSInpaintPipeline
 
-    if args.controlnet:
-        form = MACSControlNetPipeline(**pipe.components, controlnet=open_controlnet(args.controlnet, pipe.unet))
+    if edits.controlnet:
+        form = MACSControlNetPipeline(**pipe.components, controlnet=open_controlnet(edits.controlnet, pipe.unet))
     else:
-        form = (MACSInpaintPipeline if args.mask else MACSImg2ImgPipeline)(**pipe.components)
+        form = (MACSInpaintPipeline if edits.mask else MACSImg2ImgPipeline)(**pipe.components)
     form.set_progress_bar_config(disable=True)
     return form
 
@@ -192,18 +207,17 @@ def open_controlnet(path, unet):
         raise ValueError(f"--controlnet {path}: expected a ControlNet ({str(error).splitlines()[0]})") from error
     for name in ("in_channels", "cross_attention_dim", "block_out_channels"):
         expected, found = unet.config[name], controlnet.config[name]
-        if str(expected) != str(found):
+        if json.dumps(expected) != json.dumps(found):  # tuples and lists are alike
             raise ValueError(
                 f"--controlnet {path}: was made for another model, with {name} {found} where this one has {expected}"
             )
     return controlnet.to(unet.device)
 
 
-def call_settings(args, pipe):
-    """What the options add to every call: a size for the pictures, which the model's is by default, and strength."""
-    if not (args.init_image or args.controlnet):
+def call_settings(edits, pipe, size=None):
+    """What the options add to every call: strength, and height and width, which are the model's if size is None."""
+    if not edits.pictures:
         return {}
     sides = pipe.unet.config.sample_size
-    sides = args.size or [pipe.vae_scale_factor * s for s in ([sides] if isinstance(sides, int) else sides)]
-    strength = {"strength": 0.8 if args.strength is None else args.strength} if args.init_image else {}
-    return {"height": sides[0], "width": sides[-1]} | strength
+    sides = size or [pipe.vae_scale_factor * side for side in ([sides] if isinstance(sides, int) else sides)]
+    return {"height": sides[0], "width": sides[-1]} | ({"strength": edits.strength} if edits.init_image else {})

@@ -66,6 +66,9 @@ class AudioMixin:
         if not adapter.attached(self.unet):  # of a pipeline made by `from_pipe` it is, with the scales set there
             adapter.attach(self.unet)
         self._keep_audio_in_float32()
+        # DiffusionPipeline.from_pretrained without a dtype leaves it in that of its file, the others in float32
+        if self.text_encoder.dtype != self.unet.dtype and not getattr(self.text_encoder, "is_quantized", False):
+            self.text_encoder.to(self.unet.dtype)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
