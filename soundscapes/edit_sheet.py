@@ -11,7 +11,7 @@ from macs.files import write_beside
 from macs.options import number
 from macs.pipelines import MACSImg2ImgPipeline
 
-SOUNDS = ["sea_bird", "fire_drum", "crickets_frog", "train"]
+SOUNDS = ["fire_drum", "wind_bell", "stream_cow_bird", "train"]
 
 
 def main():
@@ -19,7 +19,7 @@ def main():
     parser.add_argument("--sd_path", default="asset/macs-tiny", help="a MACS pipeline")
     parser.add_argument("--start", default="rain_dog", help="the recording in asset/demo whose picture is changed")
     parser.add_argument("--sounds", nargs="+", default=SOUNDS, help="recordings in asset/demo, a column each")
-    parser.add_argument("--strengths", type=number(0, 1), nargs="+", default=[0.4, 0.6, 0.8], help="a row each")
+    parser.add_argument("--strengths", type=number(0, 1), nargs="+", default=[0.4, 0.6, 0.75], help="a row each")
     parser.add_argument("--seed", type=int, default=0, help="of the picture and of its changes")
     parser.add_argument("--output", default="figs/editing.jpg", help="the figure")
     args = parser.parse_args()
