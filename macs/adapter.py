@@ -57,8 +57,9 @@ def match_clips(unet, args, kwargs):
     (diffusers issue 9813): row r of a batch then comes with B clips, of which one is its own.
     """
     (embeds,) = (kwargs.get("added_cond_kwargs") or {}).get("image_embeds") or [None]
-    rows = len(args[0] if args else kwargs["sample"])
-    if embeds is None or len(embeds) == rows:
+    sample = args[0] if args else kwargs["sample"]
+    rows = len(sample)
+    if embeds is None or len(embeds) == rows or sample.ndim != 4:  # the rows of a film's (B, C, F, h, w) are no images
         return None
     embeds = embeds.unflatten(0, (rows, -1))  # (rows, B, 1, M, D)
     # with guidance the first half of the rows hears nothing, and the images are counted from the second half on
