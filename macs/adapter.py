@@ -61,11 +61,14 @@ def match_clips(unet, args, kwargs):
     rows = len(sample)
     if embeds is None or len(embeds) == rows or sample.ndim != 4:  # the rows of a film's (B, C, F, h, w) are no images
         return None
-    embeds = embeds.unflatten(0, (rows, -1))  # (rows, B, 1, M, D)
     # with guidance the first half of the rows hears nothing, and the images are counted from the second half on
-    images = rows // 2 if not embeds[: rows // 2].any() else rows
+    guided = rows % 2 == 0 and not embeds[: len(embeds) // 2].any()
+    images = rows // 2 if guided else rows
+    clips = len(embeds) // rows
+    if len(embeds) % rows or not clips or images % clips:
+        raise ValueError(f"expected as many prompts as clips are heard, but got {images} for {clips or len(embeds)}")
     row = torch.arange(rows, device=embeds.device)
-    own = embeds[row, row % images // (images // embeds.shape[1])]
+    own = embeds.unflatten(0, (rows, clips))[row, row % images // (images // clips)]  # of (rows, clips, 1, M, D)
     return args, kwargs | {"added_cond_kwargs": {"image_embeds": [own]}}
 
 

@@ -82,6 +82,7 @@ MACSPipeline.from_pretrained({str(saved)!r}).push_to_hub("someone/small", token=
         hub.server_close()
 
 
+@pytest.mark.slow
 def test_a_folder_opens_by_diffusers_alone(saved):
     class_name, image = in_a_new_process(saved, HF_HUB_OFFLINE="1")
     assert class_name == "MACSPipeline"

@@ -128,6 +128,8 @@ def test_diffusers_own_pipelines_of_the_same_models_draw_the_same(forms, form, i
         ip_adapter_image_embeds=ours.audio_condition(embeds, guidance_scale > 1), **again,
     )  # fmt: skip
     assert change(drawn, expected) < 1e-5
+    with pytest.raises(ValueError, match="as many prompts as clips"):
+        stock(prompt="", ip_adapter_image_embeds=ours.audio_condition(embeds), **arguments(form, [0]))
 
 
 @every_form
