@@ -252,7 +252,9 @@ def baseline(original):
     return draw(made)
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "compile" in name else name for name in SAME]
+)
 def test_draws_the_same(pipe, baseline, name):
     pipe, kwargs = SAME[name](pipe)
     assert change(draw(pipe, **kwargs), baseline) < 1e-4
