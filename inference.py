@@ -6,6 +6,7 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import shlex
 import sys
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from macs import editing
 from macs.options import add_public_options, integer, multiple_of, number
 from macs.script import run
 
@@ -77,6 +79,8 @@ def parse_args(arguments=None):
     add("--interpolate", nargs=2, metavar=("FROM", "TO"), help=frames)
     add("--frames", type=integer(2), default=9, help="of --interpolate, both ends included")
 
+    editing.add_options(parser)
+
     add = parser.add_argument_group("outputs").add_argument
     add("--output_dir", default="output", help="where the images go")
     add("--batch_size", type=integer(1), default=4, help="clips at a time")
@@ -101,6 +105,13 @@ def parse_args(arguments=None):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
     if args.size and len(args.size) > 2:
         parser.error(f"--size takes one side, or height and width, but got {len(args.size)} numbers")
+    try:
+        args.edits = editing.Edits(
+            **{each.name: getattr(args, each.name) for each in dataclasses.fields(editing.Edits)}
+        )
+        args.edits.check_use(args.steps, from_noise=bool(args.interpolate))
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -186,7 +197,7 @@ def open_pipeline(args, device):
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return editing.equip(pipe, args.edits)
 
 
 def read_clips(args, clips, names, num_samples, problems):
@@ -208,7 +219,8 @@ def read_clips(args, clips, names, num_samples, problems):
 def drawer(args, pipe):
     """The function embeddings (B, M, D), generators -> (images, source maps) that the settings ask for.
 
-    The maps are None without --save_maps and --report. The prompt is encoded once, for all clips.
+    pairs: the clips' pictures, see `macs.editing.pair_pictures`. The maps are None without --save_maps and --report.
+    The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
     with torch.no_grad():
@@ -226,15 +238,18 @@ def drawer(args, pipe):
         "guidance_scale": args.guidance_scale if args.cfg else 1.0,
         "height": height,
         "width": width,
-    }
+    } | editing.call_settings(args.edits, pipe, args.size)
 
-    def draw(source_embeds, generators, num_images=1):
-        settings.update(source_embeds=source_embeds, generator=generators, num_images_per_prompt=num_images)
+    def draw(source_embeds, generators, num_images=1, pairs=()):
+        pictures = editing.read_pictures(pipe, pairs, (settings["height"], settings["width"]))
+        settings.update(source_embeds=source_embeds, generator=generators, num_images_per_prompt=num_images, **pictures)
         if args.save_maps == "influence":
             drawn = pipe.influence(**settings)
-            return drawn.images, drawn.maps
-        drawn = pipe(**settings, output_maps=bool(args.save_maps or args.report))
-        return drawn.images, drawn.source_maps
+            images, maps = drawn.images, drawn.maps
+        else:
+            drawn = pipe(**settings, output_maps=bool(args.save_maps or args.report))
+            images, maps = drawn.images, drawn.source_maps
+        return editing.paste(pipe, images, pictures, num_images) if args.mask else images, maps
 
     return draw
 
@@ -286,7 +301,7 @@ def is_embedded(args):
     return (Path(args.sd_path) / "labels.txt").is_file()
 
 
-def draw_clips(args, pipe, clips, todo, problems, bar, report=None):
+def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
     """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done.
 
     report: the function that adds a clip to the report.
@@ -309,7 +324,7 @@ def draw_clips(args, pipe, clips, todo, problems, bar, report=None):
         if not args.separate_only:
             source_embeds = pipe.encode_sources(sources)
             generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
-            images, maps = draw(source_embeds, generators, args.num_images)
+            images, maps = draw(source_embeds, generators, args.num_images, [pairs[name] for name in waveforms])
             names = source_names(args, pipe, source_embeds) if args.save_maps or args.report else None
 
         for i, name in enumerate(waveforms):
@@ -377,7 +392,9 @@ def main():
     check_output_dir(Path(args.output_dir), accelerator.process_index)
     clips, problems = find_clips(args)
     clips, overlaps = share_no_output(args, clips)
-    problems += overlaps
+    pairs, unpaired = editing.pair_pictures(args.edits, clips)
+    clips = {name: path for name, path in clips.items() if name in pairs}
+    problems += overlaps + unpaired
     todo = [name for name in clips if args.overwrite or not all(path.exists() for path in output_paths(args, name))]
     kept, done = len(clips) - len(todo), 0
 
@@ -391,7 +408,7 @@ def main():
             with accelerator.split_between_processes(todo) as names:
                 with tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process) as bar:
                     with report_of_run(args, accelerator.process_index) as report:
-                        done = draw_clips(args, pipe, clips, names, problems, bar, report)
+                        done = draw_clips(args, pipe, clips, pairs, names, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
 

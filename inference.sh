@@ -12,6 +12,13 @@ OUTPUT_DIR="${OUTPUT_DIR:-output}"
 SD_PATH="${SD_PATH:-asset/macs-tiny}"     # the embedded model, or Stable Diffusion: CompVis/stable-diffusion-v1-4
 PT_PATH="${PT_PATH:-}"                    # the released weights (alxzzz/MACS), or the folder of an adapter you trained
 MIXED_PRECISION="${MIXED_PRECISION:-no}"  # fp16 or bf16 on a GPU
+INIT_IMAGE="${INIT_IMAGE:-}"              # a picture that the sound changes, or a folder with one named as each clip
+STRENGTH="${STRENGTH:-0.8}"               # how far INIT_IMAGE is drawn anew, 0 to 1
+MASK="${MASK:-}"                          # with INIT_IMAGE: draw in its white part only; a picture or a folder
+CONTROLNET="${CONTROLNET:-}"              # a ControlNet, folder or hub id, with CONTROL_IMAGE
+CONTROL_IMAGE="${CONTROL_IMAGE:-}"
+LORA="${LORA:-}"                          # one LoRA: PATH_OR_ID:WEIGHT
+SCHEDULER="${SCHEDULER:-}"                # DDIM, EulerDiscrete, ...; the model's own if empty
 BATCH_SIZE="${BATCH_SIZE:-4}"
 SEED="${SEED:-0}"
 
@@ -21,6 +28,12 @@ if [ -n "$DATA_DIR" ]; then
 else
     input=(--audio "$AUDIO")
 fi
+[ -z "$INIT_IMAGE" ] || input+=(--init_image "$INIT_IMAGE" --strength "$STRENGTH")
+[ -z "$MASK" ] || input+=(--mask "$MASK")
+[ -z "$CONTROLNET" ] || input+=(--controlnet "$CONTROLNET")
+[ -z "$CONTROL_IMAGE" ] || input+=(--control_image "$CONTROL_IMAGE")
+[ -z "$LORA" ] || input+=(--lora "$LORA")
+[ -z "$SCHEDULER" ] || input+=(--scheduler "$SCHEDULER")
 python inference.py "${input[@]}" --dataset_name "$DATASET_NAME" --output_dir "$OUTPUT_DIR" \
     --sd_path "$SD_PATH" --pt_path "$PT_PATH" --mixed_precision "$MIXED_PRECISION" \
     --batch_size "$BATCH_SIZE" --seed "$SEED" "$@"

@@ -50,6 +50,28 @@ def cross_attention_sizes(unet):
     return {name: unet.get_submodule(name).to_k.out_features for name in names}
 
 
+def match_clips(unet, args, kwargs):
+    """Forward pre-hook of a UNet: each image of a batch gets its own clip's embeddings.
+
+    diffusers' own pipelines take the embeddings of B clips for one image's and repeat all of them for every image
+    (diffusers issue 9813): row r of a batch then comes with B clips, of which one is its own.
+    """
+    (embeds,) = (kwargs.get("added_cond_kwargs") or {}).get("image_embeds") or [None]
+    sample = args[0] if args else kwargs["sample"]
+    rows = len(sample)
+    if embeds is None or len(embeds) == rows or sample.ndim != 4:  # the rows of a film's (B, C, F, h, w) are no images
+        return None
+    # with guidance the first half of the rows hears nothing, and the images are counted from the second half on
+    guided = rows % 2 == 0 and not embeds[: len(embeds) // 2].any()
+    images = rows // 2 if guided else rows
+    clips = len(embeds) // rows
+    if len(embeds) % rows or not clips or images % clips:
+        raise ValueError(f"expected as many prompts as clips are heard, but got {images} for {clips or len(embeds)}")
+    row = torch.arange(rows, device=embeds.device)
+    own = embeds.unflatten(0, (rows, clips))[row, row % images // (images // clips)]  # of (rows, clips, 1, M, D)
+    return args, kwargs | {"added_cond_kwargs": {"image_embeds": [own]}}
+
+
 class AudioAdapter(ModelMixin, ConfigMixin):
     """Projector and audio keys and values: all that stage two trains (19.2 M + 2.6 M at Stable Diffusion 1.4's size).
 
@@ -103,13 +125,17 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             processors[f"{name}.processor"] = AudioAttnProcessor(to_k, to_v, self.config.num_sources, self.control)
         unet.set_attn_processor(processors)
         unet.encoder_hid_proj = MultiIPAdapterImageProjection([self.projector])
-        unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+        # the attribute alone, as diffusers' IP-Adapters do: a saved config that held it could not be opened
+        unet.config.encoder_hid_dim_type = "ip_image_proj"
+        if match_clips not in unet._forward_pre_hooks.values():
+            unet.register_forward_pre_hook(match_clips, with_kwargs=True)
 
     def attached(self, unet):
         """Whether every audio attention is in this UNet; methods that set attention processors may have removed it."""
         processors = unet.attn_processors
-        return unet.encoder_hid_proj is not None and all(
-            getattr(processors[f"{name}.processor"], "control", None) is self.control for name, _ in self.config.layers
+        return unet.config.encoder_hid_dim_type == "ip_image_proj" and all(
+            getattr(processors.get(f"{name}.processor"), "control", None) is self.control
+            for name, _ in self.config.layers
         )
 
     def detach(self, unet):
@@ -119,7 +145,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             {n: AttnProcessor2_0() if n in names else processor for n, processor in unet.attn_processors.items()}
         )
         unet.encoder_hid_proj = None
-        unet.register_to_config(encoder_hid_dim_type=None)
+        unet.config.encoder_hid_dim_type = None
 
     @contextlib.contextmanager
     def detached(self, unet):
@@ -131,4 +157,4 @@ class AudioAdapter(ModelMixin, ConfigMixin):
         finally:
             unet.set_attn_processor(processors)
             unet.encoder_hid_proj = projection
-            unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+            unet.config.encoder_hid_dim_type = "ip_image_proj"

@@ -60,8 +60,10 @@ def leave_one_out(unet, control):
         latents, timestep = args[0][-rows:], args[1]
         conditions = kwargs["added_cond_kwargs"]["image_embeds"]
         kwargs = kwargs | {"added_cond_kwargs": {"image_embeds": [embeds[-rows:] for embeds in conditions]}}
-        for name in ("encoder_hidden_states", "timestep_cond"):
+        for name in ("encoder_hidden_states", "timestep_cond", "mid_block_additional_residual"):
             kwargs[name] = None if kwargs.get(name) is None else kwargs[name][-rows:]
+        if kwargs.get("down_block_additional_residuals") is not None:  # of a ControlNet
+            kwargs["down_block_additional_residuals"] = [r[-rows:] for r in kwargs["down_block_additional_residuals"]]
         num_sources = conditions[0].shape[2]
         weights = torch.ones(1, num_sources, device=latents.device) if control.weights is None else control.weights
         squared = []

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from macs.adapter import AudioAdapter
 from macs.clap import ClapEncoder
+from macs.hub import class_name
 from macs.pipeline import MACSPipeline
 from macs.released import CheckpointError, find_released, open_separator, open_stable_diffusion
 from macs.separator import Separator
@@ -23,8 +24,8 @@ def _is_macs(sd_path):
     if not index.is_file():
         return False
     try:
-        return json.loads(index.read_text())["_class_name"] == "MACSPipeline"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return class_name(json.loads(index.read_text())).startswith("MACS")  # its img2img form is one too
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected a pipeline's JSON with a _class_name, but: {error}") from error
 
 

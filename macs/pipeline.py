@@ -1,6 +1,7 @@
 """MACSPipeline: sound in, picture out. Stable Diffusion's pipeline with what comes before it: separation and CLAP."""
 
 import contextlib
+import inspect
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -21,18 +22,16 @@ import macs.separator
 from macs.attention import AudioAttnProcessor, check_source_masks, check_source_weights
 from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, to_waveforms
+from macs.hub import class_name, installed_modules, write_loaders
 from macs.released import open_released
 
 
-class MACSPipeline(StableDiffusionPipeline):
-    """Images from sound with several sources (Zhou et al., MACS, AAAI 2026).
+class AudioMixin:
+    """What a Stable Diffusion pipeline of diffusers needs to hear, put before it: class MACSPipeline(AudioMixin, ...).
 
-    A `StableDiffusionPipeline` with three components more: `separator` (mixture -> M signals), `clap` (signals ->
-    embeddings) and `adapter` (embeddings -> tokens and their keys and values in the UNet, an IP-Adapter). All its
-    methods work: schedulers, LoRA, `save_pretrained`, `push_to_hub`. Other pipelines hear too:
-    `StableDiffusionImg2ImgPipeline.from_pipe(pipe)` with `ip_adapter_image_embeds=pipe.audio_condition(embeddings)`.
-
-    `clap_tokenizer` is needed for text embeddings only (training the separator).
+    Three components more than diffusers' has: `separator` (mixture -> M signals), `clap` (signals -> embeddings) and
+    `adapter` (embeddings -> tokens and their keys and values in the UNet, an IP-Adapter). `clap_tokenizer` is needed
+    for text embeddings only (training the separator).
     """
 
     # Small beside the UNet, and CLAP is not called by its forward, which offloading hooks into. The adapter's layers
@@ -60,9 +59,16 @@ class MACSPipeline(StableDiffusionPipeline):
             vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder,
             requires_safety_checker,
         )  # fmt: skip
+        self._register_audio(separator, clap, adapter, clap_tokenizer)
+
+    def _register_audio(self, separator, clap, adapter, clap_tokenizer):
         self.register_modules(separator=separator, clap=clap, adapter=adapter, clap_tokenizer=clap_tokenizer)
-        adapter.attach(unet)
+        if not adapter.attached(self.unet):  # of a pipeline made by `from_pipe` it is, with the scales set there
+            adapter.attach(self.unet)
         self._keep_audio_in_float32()
+        # DiffusionPipeline.from_pretrained without a dtype leaves it in that of its file, the others in float32
+        if self.text_encoder.dtype != self.unet.dtype and not getattr(self.text_encoder, "is_quantized", False):
+            self.text_encoder.to(self.unet.dtype)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -70,11 +76,6 @@ class MACSPipeline(StableDiffusionPipeline):
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def from_released(cls, sd_path, pt_path, dataset_name, **kwargs):
-        """Stable Diffusion with the authors' released weights; see `macs.released.open_released`."""
-        return cls(**open_released(sd_path, pt_path, dataset_name, **kwargs))
 
     def _keep_audio_in_float32(self):
         # Power spectrograms and mel energies span more than half precision holds; it is 1% of the work.
@@ -91,6 +92,30 @@ class MACSPipeline(StableDiffusionPipeline):
         """As in diffusers. The UNet is saved as the stock one, the audio layers with the adapter."""
         with self.adapter.detached(self.unet):
             super().save_pretrained(save_directory, **kwargs)
+
+    def save_config(self, save_directory, **kwargs):
+        """As in diffusers; beside it the files by which diffusers alone opens the folder, see `macs.hub`."""
+        super().save_config(save_directory, **kwargs)
+        write_loaders(save_directory, type(self))
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file):
+        index = super()._dict_from_json_file(json_file)
+        return index | {"_class_name": class_name(index)}  # of this package: not by the file beside it
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers; components of this package are taken from it, not by the files in the folder."""
+        return installed_modules(super().load_config(*args, **kwargs))
+
+    def enable_sequential_cpu_offload(self, *args, **kwargs):
+        """As in diffusers. The adapter's layers are the UNet's too and go with it."""
+        adapter = self.adapter
+        self.__dict__["adapter"] = None  # for diffusers it would be one more model to move, its weights gone already
+        try:
+            super().enable_sequential_cpu_offload(*args, **kwargs)
+        finally:
+            self.__dict__["adapter"] = adapter
 
     @property
     def num_sources(self):
@@ -171,10 +196,10 @@ class MACSPipeline(StableDiffusionPipeline):
         yield
         self.unet.set_attn_processor(self.unet.attn_processors | audio)
 
-    def prepare_latents(self, batch_size, channels, height, width, dtype, device, generator, latents=None):
+    def prepare_latents(self, batch_size, channels, height, width, dtype, *args, **kwargs):
         """As in diffusers; the noise is drawn in float32, so that a seed's is the same in every dtype."""
-        noise = super().prepare_latents(batch_size, channels, height, width, torch.float32, device, generator, latents)
-        return noise.to(dtype)
+        drawn = super().prepare_latents(batch_size, channels, height, width, torch.float32, *args, **kwargs)
+        return drawn.to(dtype) if torch.is_tensor(drawn) else tuple(latents.to(dtype) for latents in drawn)
 
     def _encode_prompts(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, batch_size, **kw):
         """-> embeddings (B, L, D) of prompts and, if guided, negative prompts. One text is encoded once for B clips."""
@@ -201,6 +226,10 @@ class MACSPipeline(StableDiffusionPipeline):
         default = self.unet.config.sample_size
         default = (default, default) if isinstance(default, int) else default
         return (height, width) if height and width else tuple(side * self.vae_scale_factor for side in default)
+
+    def _prepare_pictures(self, arguments, size, batch_size, num_images_per_prompt):
+        """The arguments of a call with what pictures are among them, one per image; see `macs.pipelines`."""
+        return arguments
 
     def _check_call(self, audio, source_embeds, top_sources):
         if (audio is None) == (source_embeds is None):
@@ -257,12 +286,21 @@ class MACSPipeline(StableDiffusionPipeline):
         Raises ValueError for arguments of a wrong shape or value, RuntimeError where the audio attention was removed.
         """
         self._check_call(audio, source_embeds, top_sources)
-        size = self._picture_size(kwargs.get("height"), kwargs.get("width"), kwargs.get("latents"))
+        known = inspect.signature(super().__call__).parameters.keys() | {
+            "height",
+            "width",
+            "callback",
+            "callback_steps",
+        }
+        if unknown := sorted(kwargs.keys() - known):  # diffusers would drop them
+            raise TypeError(f"{type(self).__name__} takes no argument {', '.join(unknown)}")
+        size = self._picture_size(**kwargs)
         if source_weights is not None and torch.as_tensor(source_weights).ndim < 2:  # before anything is computed
             check_source_weights(source_weights, self.num_sources if source_embeds is None else source_embeds.shape[1])
         if source_embeds is None:
             source_embeds = self.encode_audio(self.prepare_audio(audio))
         batch_size, num_sources = source_embeds.shape[:2]
+        kwargs = self._prepare_pictures(kwargs, size, batch_size, num_images_per_prompt)
         heard = top_sources or num_sources
         if source_weights is not None:
             weights = check_source_weights(source_weights, num_sources, batch_size)[:, :heard]
@@ -325,3 +363,16 @@ class MACSPipeline(StableDiffusionPipeline):
         default labels.txt in the pipeline's folder (the embedded model's world), else AudioSet's 527.
         """
         return label_probabilities(self, self.encode_audio(self.prepare_audio(audio)), labels)
+
+
+class MACSPipeline(AudioMixin, StableDiffusionPipeline):
+    """Images from sound with several sources (Zhou et al., MACS, AAAI 2026).
+
+    A `StableDiffusionPipeline` with an ear, see `AudioMixin`. All its methods work: schedulers, LoRA,
+    `save_pretrained`, `push_to_hub`. With a picture to start from, a mask or a ControlNet: `macs.pipelines`.
+    """
+
+    @classmethod
+    def from_released(cls, sd_path, pt_path, dataset_name, **kwargs):
+        """Stable Diffusion with the authors' released weights; see `macs.released.open_released`."""
+        return cls(**open_released(sd_path, pt_path, dataset_name, **kwargs))

@@ -26,6 +26,8 @@ from soundscapes.scenes import CLASS_TEXTS, CLASSES, make_scene
 
 # Stable Diffusion 1.4's noise schedule
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+# and what its configuration says to other samplers; without it DDIM and DDPM clip the latents to -1..1
+FOR_OTHER_SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
 
 
 def tokenizers(vocab_size=1000):
@@ -109,7 +111,7 @@ def make_pipeline():
         text_encoder=make_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DPMSolverMultistepScheduler(**SCHEDULE),
+        scheduler=DPMSolverMultistepScheduler.from_config(SCHEDULE | FOR_OTHER_SAMPLERS),
         separator=Separator(channels=16),
         clap=make_clap(clap_tokenizer),
         clap_tokenizer=clap_tokenizer,

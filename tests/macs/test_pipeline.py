@@ -10,11 +10,9 @@ import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     PNDMScheduler,
-    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
 
 from macs import MACSPipeline
 from macs.attribution import AUDIOSET_LABELS, default_labels, read_names
@@ -280,25 +278,10 @@ def test_prompts_are_encoded_once_and_shared(tiny, monkeypatch, generators):
         tiny(source_embeds=embeddings(3), prompt=["rain", "wind"])
 
 
-def test_other_pipelines_hear_too(tiny, generators):
-    other = StableDiffusionImg2ImgPipeline.from_pipe(tiny, requires_safety_checker=False)
-    other.set_progress_bar_config(disable=True)
-    start = Image.new("RGB", (128, 128), "gray")
-
-    def paint(embeds):
-        return other(
-            "", start, strength=1.0, num_inference_steps=2, generator=generators(1), output_type="np",
-            ip_adapter_image_embeds=tiny.audio_condition(embeds),
-        ).images  # fmt: skip
-
-    first, second = embeddings(2).split(1)
-    assert np.abs(paint(first) - paint(second)).max() > 1e-3
-
-
 def test_model_index_names_the_components(tiny_dir):
     index = json.loads((tiny_dir / "model_index.json").read_text())
-    assert index["_class_name"] == "MACSPipeline"
-    assert index["separator"] == ["macs.separator", "Separator"] and index["unet"][0] == "diffusers"
+    assert index["_class_name"] == ["pipeline", "MACSPipeline"] and (tiny_dir / "pipeline.py").is_file()
+    assert index["separator"] == ["macs_separator", "Separator"] and index["unet"][0] == "diffusers"
     size = sum(file.stat().st_size for file in tiny_dir.rglob("*") if file.is_file())
     assert size < 48e6
 

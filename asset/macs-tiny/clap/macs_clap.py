@@ -1,0 +1,8 @@
+"""ClapEncoder of the installed package macs, for diffusers' from_pretrained(..., trust_remote_code=True)."""
+
+import importlib
+
+try:
+    ClapEncoder = importlib.import_module("macs.clap").ClapEncoder
+except ImportError as error:
+    raise ImportError("this model needs the Python package macs: pip install . in a copy of its repository") from error

@@ -1,0 +1,8 @@
+"""Separator of the installed package macs, for diffusers' from_pretrained(..., trust_remote_code=True)."""
+
+import importlib
+
+try:
+    Separator = importlib.import_module("macs.separator").Separator
+except ImportError as error:
+    raise ImportError("this model needs the Python package macs: pip install . in a copy of its repository") from error
