@@ -10,6 +10,7 @@ import os
 import warnings
 
 import numpy as np
+import soundfile
 import soxr
 import torch
 
@@ -25,8 +26,8 @@ from macs.decoding import (
 )
 
 __all__ = [
-    "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "duration", "find_recordings",
-    "fit_length", "load_clip", "loudest_start", "read_audio", "to_waveforms",
+    "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "copy_mono", "duration",
+    "find_recordings", "fit_length", "load_clip", "loudest_start", "read_audio", "to_waveforms",
 ]  # fmt: skip
 
 SAMPLE_RATE = 16000  # Hz; the separator's rate (paper, section on the separator)
@@ -69,6 +70,40 @@ def read_audio(path, start=0.0, seconds=None, sample_rate=SAMPLE_RATE):
 
     samples, rate = decode(path, read)
     return _resample(_mono(samples, path), rate, sample_rate)
+
+
+def copy_mono(path, target, seconds=32):
+    """A recording of any length as mono float32 at 16 kHz, written to the wav file (RF64) `target` part by part.
+
+    seconds: length of the parts; only one is in memory. A part with samples that are no sound becomes silence, with a
+    warning. Returns the number of samples. Raises AudioError: not audio, no samples, no part that is sound.
+    """
+
+    def copy(recording):
+        size = max(1, int(min(seconds * recording.rate, BLOCK_SAMPLES // recording.channels)))
+        resampler = soxr.ResampleStream(recording.rate, SAMPLE_RATE, 1)
+        good, warned, error, position, length = False, False, None, 0, 0
+        with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "FLOAT", format="RF64") as file:
+            for block in recording.blocks(0, size):
+                try:
+                    mono, good = _mono(block, path), True
+                except AudioError as problem:
+                    mono, error = np.zeros(len(block), np.float32), problem
+                    if not warned:
+                        at = position / recording.rate
+                        warnings.warn(f"{path}: no sound from {at:.0f} s on ({problem}); taken for silence", stacklevel=4)
+                    warned = True
+                position += len(block)
+                mono = resampler.resample_chunk(mono)
+                file.write(mono)
+                length += len(mono)
+            mono = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            file.write(mono)
+        if not good:
+            raise error or AudioError(f"{path}: the file holds 0 samples; record or download it again")
+        return length + len(mono)
+
+    return decode(path, copy)
 
 
 def _mono(samples, name):
