@@ -90,8 +90,8 @@ def copy_mono(path, target, seconds=32):
                 except AudioError as problem:
                     mono, error = np.zeros(len(block), np.float32), problem
                     if not warned:
-                        at = position / recording.rate
-                        warnings.warn(f"{path}: no sound from {at:.0f} s on ({problem}); taken for silence", stacklevel=4)
+                        at = f"{position / recording.rate:.0f} s"
+                        warnings.warn(f"{path}: no sound from {at} on ({problem}); taken for silence", stacklevel=4)
                     warned = True
                 position += len(block)
                 mono = resampler.resample_chunk(mono)

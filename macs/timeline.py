@@ -22,8 +22,11 @@ from macs.files import fingerprint, write_beside
 
 BLOCK = SAMPLE_RATE // 4  # samples; strength is measured in blocks of 0.25 s
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
+COLUMN = 1000  # samples in a column of the overview
 HOPS = (0.5, 1.0, 2.0, 4.0)  # s; whole blocks, and at least half a window overlaps
 VERSION = 1  # of what is kept; raise it when the analysis changes
+SMOOTHING = 1.5  # s; pauses between barks do not count
+FADE_FROM, FADE_TO = -8.0, -20.0  # dB below what a source is in its window
 MEMORY = 0.8  # of a source's embedding, at a window in which it is as loud as ever
 EMBEDDING_WEIGHT = 0.5  # of the embeddings' similarity beside the waveforms' correlation
 
@@ -35,7 +38,7 @@ class Timeline:
     pipe: the MACSPipeline that heard it. seconds: length of the recording. starts (W,): where the windows begin, in s.
     signals (W, M): which of the separator's signals (its rank) followed source i is in each window.
     rank_embeds (W, M, D): unit norm, in the separator's order. levels (T, M): RMS of the followed sources in blocks of
-    0.25 s. mixture_levels (T,): of the recording.
+    0.25 s. peaks (C,): the largest sample, spectrum (C, 256): level in dB from 0 to 8 kHz, both in columns of 1/16 s.
     """
 
     pipe: object
@@ -44,12 +47,118 @@ class Timeline:
     signals: torch.Tensor
     rank_embeds: torch.Tensor
     levels: torch.Tensor
-    mixture_levels: torch.Tensor
+    peaks: torch.Tensor
+    spectrum: torch.Tensor
 
     @property
     def window_embeds(self):
         """(W, M, D): the embeddings in the order of the followed sources."""
         return self.rank_embeds.gather(1, self.signals[..., None].expand_as(self.rank_embeds))
+
+    @property
+    def window_seconds(self):
+        return self.pipe.separator.config.num_samples / SAMPLE_RATE
+
+    def embeds(self, t):
+        """The embeddings at time t (s, a number or (N,)), (M, D) or (N, M, D), of the sources in order, unit norm.
+
+        Interpolated on the sphere (slerp, Shoemake 1985) between the windows whose middles t lies between.
+        """
+        before, after, way = self._between(t)
+        embeds = self.window_embeds
+        return slerp(embeds[before], embeds[after], way[..., None, None])
+
+    def _between(self, t):
+        """Times (...) in s -> windows before and after, and how far (0-1) each time is from one to the other."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        middles = self.starts + self.window_seconds / 2
+        after = torch.searchsorted(middles, t.contiguous()).clamp(1, max(1, len(middles) - 1))
+        before, after = after - 1, after.clamp(max=len(middles) - 1)
+        way = (t - middles[before]) / (middles[after] - middles[before]).clamp(min=1e-9)
+        return before, after, way.clamp(0, 1).float()
+
+    def strength(self, t):
+        """RMS of the sources at time t (s, a number or (N,)), (M,) or (N, M), over about 1.5 s around it."""
+        place = torch.as_tensor(t, dtype=torch.float64) / BLOCK_SECONDS - 0.5  # between the middles of two blocks
+        place = place.clamp(0, len(self.levels) - 1)
+        before = place.floor().long()
+        way = (place - before).float()[..., None]
+        smooth = _smoothed(self.levels.square())
+        after = (before + 1).clamp(max=len(smooth) - 1)
+        return ((1 - way) * smooth[before] + way * smooth[after]).sqrt()
+
+    def weights(self, t):
+        """Shares of the audio attention at time t: (M,) or (N, M) from 0 to 1, `source_weights` of a picture.
+
+        A window of 8 s hears what comes and what has gone. A source that is FADE_FROM dB weaker at t than it is within
+        4 s begins to be left out, at FADE_TO dB it is.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64)
+        half = self.window_seconds / 2
+        reach = round(half / BLOCK_SECONDS)
+        smooth = _smoothed(self.levels.square())
+        loudest = F.max_pool1d(smooth.T[None], 2 * reach + 1, 1, reach)[0].T  # within 4 s
+        # at both ends the picture hears the first and the last window
+        middle = t.clamp(half, max(half, self.seconds - half))
+        loudest = loudest[(middle / BLOCK_SECONDS).long().clamp(max=len(loudest) - 1)]
+        fall = 20 * (self.strength(t) / loudest.sqrt().clamp(min=1e-7)).clamp(min=1e-7).log10()
+        weights = ((fall - FADE_TO) / (FADE_FROM - FADE_TO)).clamp(1e-3, 1)
+        weights = weights / weights.amax(-1, keepdim=True)  # in a pause of all of them the last picture stays
+        return torch.where(weights > 2e-3, weights, 0.0)
+
+    def heard(self, t):
+        """What a picture of time t (N,) takes: source_embeds (N, M, D) and source_weights (N, M).
+
+        The adapter adds to every embedding a vector that says which rank its signal has; a source that changes its rank
+        changes from one to the other gradually. In the middle of a window the picture is that of the window.
+        """
+        before, after, way = self._between(t)
+        position = self.pipe.adapter.projector.pe.detach().float().cpu()
+        way = way[..., None, None]
+        rank = (1 - way) * position[self.signals[before]] + way * position[self.signals[after]]
+        return self.embeds(t) + rank - position, self.weights(t)
+
+    def names(self, labels):
+        """What each source is, by CLAP: a list of M dicts {label: probability}, the most probable first.
+
+        The mean over the windows, weighted by how loud the source is in each. labels: a list of names such as "dog", or
+        a text file with one in a line. ValueError where the pipeline has no clap_tokenizer.
+        """
+        power = self.window_powers
+        names = []
+        for source, windows in enumerate(zip(*self.window_names(labels), strict=True)):
+            weights = power[:, source] / power[:, source].sum().clamp(min=1e-20)
+            mean = {n: sum(float(w) * d[n] for w, d in zip(weights, windows, strict=True)) for n in windows[0]}
+            names.append(dict(sorted(mean.items(), key=lambda item: -item[1])))
+        return names
+
+    def window_names(self, labels):
+        """What each source is in each window: a list of W lists of M dicts, as of `macs.attribution`."""
+        if self.pipe.clap_tokenizer is None:
+            raise ValueError("names need the component clap_tokenizer, but this pipeline has none")
+        return label_probabilities(self.pipe.clap, self.pipe.clap_tokenizer, self.window_embeds, labels)
+
+    @property
+    def window_powers(self):
+        """Mean square of the sources in each window, (W, M)."""
+        blocks = round(self.window_seconds / BLOCK_SECONDS)
+        first = (self.starts / BLOCK_SECONDS).round().long()
+        return torch.stack([self.levels[i : i + blocks].square().mean(0) for i in first])
+
+
+def _smoothed(powers):
+    """(T, M) -> (T, M): the mean of the blocks around each, weighted by a triangle of 1.5 s to each side."""
+    reach = round(SMOOTHING / BLOCK_SECONDS)
+    triangle = (1 - torch.arange(-reach, reach + 1).abs() / (reach + 1))[None, None]
+    counted = torch.cat([powers, torch.ones(len(powers), 1)], 1)  # the last column counts what is there
+    sums = F.conv1d(F.pad(counted.T[:, None], (reach, reach)), triangle)[:, 0].T
+    return sums[:, :-1] / sums[:, -1:]
+
+
+def slerp(start, end, way):
+    """From unit vectors (..., D) to others on the great circle; way (..., 1) from 0 to 1."""
+    angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos().clamp(min=1e-4)
+    return (torch.sin((1 - way) * angle) * start + torch.sin(way * angle) * end) / torch.sin(angle)
 
 
 def listen(pipe, path, hop=2.0, cache_dir=None, batch_size=4, progress=False):
@@ -74,9 +183,10 @@ def listen(pipe, path, hop=2.0, cache_dir=None, batch_size=4, progress=False):
             with write_beside(kept) as partial:
                 save_file(heard, partial)
     signals = follow(heard["embeds"], heard["powers"], heard["correlations"])
+    levels = _levels(heard["starts"], signals, heard["powers"])
     return Timeline(
-        pipe, float(heard["seconds"]), heard["starts"], signals, heard["embeds"],
-        *_levels(heard["starts"], signals, heard["powers"], heard["mixture_powers"]),
+        pipe, float(heard["seconds"]), heard["starts"], signals, heard["embeds"], levels, heard["peaks"],
+        heard["spectrum"].float(),
     )  # fmt: skip
 
 
@@ -112,7 +222,8 @@ def _analyse(pipe, path, hop, folder, batch_size, progress):
         length = copy_mono(path, sound)
         last = max(0, -(-(length - size) // BLOCK) * BLOCK)  # the last window ends with the recording
         starts = sorted({*range(0, last, step), last})
-        embeds, powers, mixture_powers, correlations, previous = [], [], [], [], None
+        embeds, powers, correlations, previous = [], [], [], None
+        peaks, spectrum = _overview(sound)
         with soundfile.SoundFile(sound) as file, tqdm(total=len(starts), unit="window", disable=not progress) as bar:
             for first in range(0, len(starts), batch_size):
                 windows = []
@@ -123,7 +234,6 @@ def _analyse(pipe, path, hop, folder, batch_size, progress):
                 sources = pipe.separate(windows)  # (b, M, size)
                 embeds.append(pipe.encode_sources(sources).float().cpu())
                 powers.append(_block_powers(sources).cpu())
-                mixture_powers.append(_block_powers(windows).cpu())
                 for i, signals in enumerate(sources):
                     if previous is not None:
                         shift = starts[first + i] - starts[first + i - 1]
@@ -136,9 +246,23 @@ def _analyse(pipe, path, hop, folder, batch_size, progress):
         "starts": torch.tensor(starts, dtype=torch.float64) / SAMPLE_RATE,
         "embeds": torch.cat(embeds),
         "powers": torch.cat(powers),
-        "mixture_powers": torch.cat(mixture_powers),
+        "peaks": peaks,
+        "spectrum": spectrum,
         "correlations": torch.stack(correlations) if correlations else torch.zeros(0, num_sources, num_sources),
     }
+
+
+def _overview(sound):
+    """What a mono file looks like from afar: peaks (C,) and spectrum (C, 256) in dB (half precision), see Timeline."""
+    peaks, spectrum = [], []
+    window = torch.hann_window(510)
+    for part in soundfile.blocks(sound, blocksize=COLUMN * 512, dtype="float32", fill_value=0.0):
+        part = torch.from_numpy(part)
+        peaks.append(part.unflatten(0, (-1, COLUMN)).abs().amax(1))
+        power = torch.stft(part, 510, COLUMN // 4, window=window, return_complex=True)[:, :-1].abs().square()
+        spectrum.append((10 * power.unflatten(1, (-1, 4)).mean(2).clamp(min=1e-8).log10()).T.half())
+    length = -(-soundfile.info(sound).frames // COLUMN)
+    return torch.cat(peaks)[:length].clone(), torch.cat(spectrum)[:length].clone()
 
 
 def _block_powers(waveforms):
@@ -171,8 +295,8 @@ def follow(embeds, powers, correlations):
     return signals
 
 
-def _levels(starts, signals, powers, mixture_powers):
-    """-> RMS of the followed sources (T, M) and of the recording (T,), in blocks of 0.25 s.
+def _levels(starts, signals, powers):
+    """-> RMS of the followed sources (T, M), in blocks of 0.25 s.
 
     Of the windows that hear a block, the one in whose middle it lies most is taken.
     """
@@ -181,4 +305,4 @@ def _levels(starts, signals, powers, mixture_powers):
     block = torch.arange(int(first[-1]) + blocks)
     window = (block[:, None] - first[None] - blocks / 2 + 0.5).abs().argmin(1)
     within = (block - first[window]).clamp(0, blocks - 1)
-    return powers[window[:, None], signals[window], within[:, None]].sqrt(), mixture_powers[window, within].sqrt()
+    return powers[window[:, None], signals[window], within[:, None]].sqrt()

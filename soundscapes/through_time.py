@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundscapes.scenes import CLASSES
 from soundscapes.sound.recipes import AMBIENCES, EVENTS, synthesise
 from soundscapes.sound.synthesis import SAMPLE_RATE
 
