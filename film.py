@@ -54,7 +54,7 @@ def draw(args, pipe, timeline, folder):
 
     motion_adapter = open_motion_adapter(args.motion_adapter, pipe)
     times = frame_times(timeline.seconds, args.fps)
-    paths = [folder / f"{number:06d}.png" for number in range(len(times))]
+    paths = [folder / f"{i:06d}.png" for i in range(len(times))]
     todo = [i for i, path in enumerate(paths) if args.overwrite or not path.exists()]
     if motion_adapter is not None:  # frames that were drawn together are drawn together again
         together = motion_adapter.config.motion_max_seq_length
@@ -65,8 +65,8 @@ def draw(args, pipe, timeline, folder):
         motion_adapter=motion_adapter, **picture_settings(args),
     )  # fmt: skip
     with tqdm(total=len(paths), initial=len(paths) - len(todo), unit="frame") as bar:
-        for number, frame in zip(todo, frames, strict=True):
-            with write_beside(paths[number]) as partial:
+        for i, frame in zip(todo, frames, strict=True):
+            with write_beside(paths[i]) as partial:
                 frame.save(partial)
             bar.update()
     return paths
