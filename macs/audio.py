@@ -72,11 +72,16 @@ def read_audio(path, start=0.0, seconds=None, sample_rate=SAMPLE_RATE):
     return _resample(_mono(samples, path), rate, sample_rate)
 
 
+class CannotWrite(Exception):
+    """An output fails while a recording is decoded; no OSError, which `decode` takes for the recording's."""
+
+
 def copy_mono(path, target, seconds=32):
     """A recording of any length as mono float32 at 16 kHz, written to the wav file (RF64) `target` part by part.
 
     seconds: length of the parts; only one is in memory. A part with samples that are no sound becomes silence, with a
-    warning. Returns the number of samples. Raises AudioError: not audio, no samples, no part that is sound.
+    warning. Returns the number of samples. Raises AudioError: not audio, no samples, no part that is sound; OSError
+    where the disk is full.
     """
 
     def copy(recording):
@@ -94,16 +99,23 @@ def copy_mono(path, target, seconds=32):
                         warnings.warn(f"{path}: no sound from {at} on ({problem}); taken for silence", stacklevel=4)
                     warned = True
                 position += len(block)
-                mono = resampler.resample_chunk(mono)
-                file.write(mono)
-                length += len(mono)
-            mono = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            file.write(mono)
+                length += write(file, resampler.resample_chunk(mono))
+            length += write(file, resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         if not good:
             raise error or AudioError(f"{path}: the file holds 0 samples; record or download it again")
-        return length + len(mono)
+        return length
 
-    return decode(path, copy)
+    def write(file, mono):
+        try:
+            file.write(mono)
+        except (soundfile.SoundFileError, OSError, AssertionError) as error:  # the last for a part that is cut short
+            raise CannotWrite(f"{target}: cannot be written ({error}); is the disk full?") from error
+        return len(mono)
+
+    try:
+        return decode(path, copy)
+    except CannotWrite as error:
+        raise OSError(str(error)) from error
 
 
 def _mono(samples, name):

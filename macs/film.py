@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from macs.audio import CannotWrite
 from macs.decoding import decode
 from macs.files import write_beside
 
@@ -111,11 +112,17 @@ def write_film(path, frames, fps, recording):
     """
     import av
 
+    def encode(sound):
+        try:
+            _encode(partial, frames, Fraction(fps).limit_denominator(1001), sound)
+        except (av.error.FFmpegError, OSError) as error:
+            raise CannotWrite from error
+
     with write_beside(path) as partial:
         try:
-            decode(recording, lambda sound: _encode(partial, frames, Fraction(fps).limit_denominator(1001), sound))
-        except av.error.FFmpegError as error:
-            raise OSError(error.errno, f"{path}: cannot be written ({error.strerror})") from error
+            decode(recording, encode)
+        except CannotWrite as error:
+            raise OSError(f"{path}: cannot be written ({error.__cause__})") from error
 
 
 def _encode(path, frames, fps, sound):
