@@ -87,30 +87,32 @@ def copy_mono(path, target, seconds=32):
     def copy(recording):
         size = max(1, int(min(seconds * recording.rate, BLOCK_SAMPLES // recording.channels)))
         resampler = soxr.ResampleStream(recording.rate, SAMPLE_RATE, 1)
-        good, warned, error, position, length = False, False, None, 0, 0
-        with soundfile.SoundFile(target, "w", SAMPLE_RATE, 1, "FLOAT", format="RF64") as file:
+        good, error, position, length = False, None, 0, 0
+        with writing(soundfile.SoundFile, target, "w", SAMPLE_RATE, 1, "FLOAT", format="RF64") as file:
             for block in recording.blocks(0, size):
                 try:
                     mono, good = _mono(block, path), True
                 except AudioError as problem:
-                    mono, error = np.zeros(len(block), np.float32), problem
-                    if not warned:
+                    mono = np.zeros(len(block), np.float32)
+                    if error is None:
                         at = f"{position / recording.rate:.0f} s"
                         warnings.warn(f"{path}: no sound from {at} on ({problem}); taken for silence", stacklevel=4)
-                    warned = True
+                    error = problem
                 position += len(block)
-                length += write(file, resampler.resample_chunk(mono))
-            length += write(file, resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+                mono = resampler.resample_chunk(mono)
+                writing(file.write, mono)
+                length += len(mono)
+            mono = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            writing(file.write, mono)
         if not good:
             raise error or AudioError(f"{path}: the file holds 0 samples; record or download it again")
-        return length
+        return length + len(mono)
 
-    def write(file, mono):
+    def writing(work, *args, **kwargs):
         try:
-            file.write(mono)
+            return work(*args, **kwargs)
         except (soundfile.SoundFileError, OSError, AssertionError) as error:  # the last for a part that is cut short
             raise CannotWrite(f"{target}: cannot be written ({error}); is the disk full?") from error
-        return len(mono)
 
     try:
         return decode(path, copy)

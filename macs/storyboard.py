@@ -106,7 +106,7 @@ def sheet(timeline, bars, parts, pictures=None, title=""):
     """
     width = 12.0
     side = (RIGHT - LEFT) * width / max(4, len(parts)) if pictures else 0
-    heights = [0.55, 1.3, 0.24 * len(bars) + 0.1, side + 0.75 if pictures else 0.05]
+    heights = [0.55, 1.3, 0.24 * len(bars) + 0.1, side + 0.75 if pictures else 0.2]
     total = sum(heights) + 0.5
     figure = Figure(figsize=(width, total))
     top, axes = 1 - (0.3 if title else 0.08) / total, []
