@@ -63,12 +63,12 @@ def evenly(timeline, every):
     return [(start, end, (start + end) / 2) for start, end in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def rows(timeline, labels=None, most=8, quietest=-30.0):
+def rows(timeline, labels=None, most=8, quietest=-20.0):
     """What is drawn as bars: [(name, strength (T,) in blocks of 0.25 s)], the strongest first.
 
     With labels (see `Timeline.names`) a row is all that CLAP takes for the same thing, whatever source it is in; the
-    probabilities are averaged along every source, over three windows. Without, a row is a source. Rows that stay
-    `quietest` dB below the loudest moment of all are left out.
+    probabilities are averaged along every source, over five windows. Without, a row is a source. Rows that come nearer
+    than `quietest` dB to the loudest moment of all for less than a second are left out.
     """
     power = timeline.levels.square()
     if labels is None:
@@ -78,7 +78,7 @@ def rows(timeline, labels=None, most=8, quietest=-30.0):
         texts = list(windows[0][0])
         chances = torch.tensor([[[source[text] for text in texts] for source in window] for window in windows])
         chances = torch.nn.functional.avg_pool1d(
-            chances.permute(1, 2, 0), 3, 1, 1, count_include_pad=False
+            chances.permute(1, 2, 0), 5, 1, 2, count_include_pad=False
         )  # (M, names, W)
         best = chances.argmax(1).T  # (W, M)
         middles = timeline.starts + timeline.window_seconds / 2
@@ -86,7 +86,8 @@ def rows(timeline, labels=None, most=8, quietest=-30.0):
         best = best[(block[:, None] - middles[None]).abs().argmin(1)]  # (T, M)
         named = {text: (power * (best == i)).sum(1) for i, text in enumerate(texts)}
     loudest = max(float(p.max()) for p in named.values())
-    kept = {name: p for name, p in named.items() if p.max() > max(1e-10, loudest * 10 ** (quietest / 10))}
+    least = max(1e-10, loudest * 10 ** (quietest / 10))
+    kept = {name: p for name, p in named.items() if (p > least).sum() * BLOCK_SECONDS >= 1}
     return [(name, p.sqrt()) for name, p in sorted(kept.items(), key=lambda item: -float(item[1].sum()))[:most]]
 
 

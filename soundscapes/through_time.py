@@ -105,8 +105,9 @@ def flicker(features, sounding, seconds):
 def followed(pipe, timeline, minute):
     """For each source of a minute: the share of windows in which it has its usual number.
 
-    A source's number in a window is that of the followed source that holds most of its stem's energy; windows in which
-    it sounds for less than 2 s are left out. Returns (shares with following, shares of the separator's own order).
+    That is the followed source that holds most of its stem's energy over all windows; a window counts as kept where it
+    holds the most, or within 3 dB of it, as the separator splits some sources in two halves. Windows in which it sounds
+    for less than 2 s are left out. Returns (shares with following, shares of the separator's own order).
     """
     size, numbers = pipe.separator.config.num_samples, [[] for _ in minute.parts]
     for window, start in enumerate(timeline.starts.tolist()):
@@ -119,11 +120,14 @@ def followed(pipe, timeline, minute):
                 continue
             stem = stems[i : i + 1]
             energy = pipe.separator.apply_masks(masks, pipe.separator.stft(stem), stem)[0].square().sum(-1)  # (M,)
-            signal = int(energy.argmax())
-            numbers[i].append((int((timeline.signals[window] == signal).nonzero()), signal))
-    usual = [[max(column.count(value) for value in column) / len(column) for column in zip(*n, strict=True)]
-             for n in numbers if n]  # fmt: skip
-    return [share[0] for share in usual], [share[1] for share in usual]
+            numbers[i].append(torch.stack([energy[timeline.signals[window]], energy]))
+    kept = []
+    for energies in numbers:
+        energies = torch.stack(energies, 1)  # (followed or not, windows, M)
+        usual = energies.sum(1).argmax(1)
+        held = energies[torch.arange(2), :, usual] >= 0.5 * energies.amax(2)
+        kept.append(held.float().mean(1).tolist())
+    return tuple(zip(*kept, strict=True))
 
 
 def measure(pipe, judge, index, folder, fps, **settings):
