@@ -134,7 +134,7 @@ def measure(pipe, judge, index, folder, fps, **settings):
     """{measure: value} of one minute: the film, and pictures of the same windows drawn independently of each other."""
     minute = make_minute(index)
     path = Path(folder) / f"minute-{index}.wav"
-    soundfile.write(path, minute.mixture, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(path, minute.mixture, SAMPLE_RATE, subtype="PCM_16")  # a FLOAT file holds the time of writing
     timeline = pipe.listen(path, cache_dir=folder)
     times = frame_times(minute.seconds, fps)
     seconds = times.long().tolist()
