@@ -194,13 +194,13 @@ pipe = SimpleNamespace(  # one that costs nothing: six equal parts
     separate=lambda w: w[:, None].expand(-1, 6, -1) / 6, encode_sources=lambda s: torch.zeros(len(s), 6, 512),
 )
 peaks = []
-for seconds in (60, 1800):
-    with soundfile.SoundFile("{tmp_path}/long.flac", "w", 48000, 2) as file:
+for seconds in (60, 900):
+    with soundfile.SoundFile("{tmp_path}/long.flac", "w", 16000, 1) as file:
         for _ in range(seconds // 10):
-            file.write(np.zeros((480000, 2), np.float32) + 0.01)
+            file.write(np.full(160000, 0.01, np.float32))
     assert len(listen(pipe, "{tmp_path}/long.flac", hop=4.0).starts) == seconds // 4 - 1
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(peaks)
-assert peaks[1] - peaks[0] < 150, peaks
+assert peaks[1] - peaks[0] < 40, peaks  # MB; the samples alone are 58, the six signals 346
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=900)
