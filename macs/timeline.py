@@ -7,6 +7,7 @@ next. Neighbouring windows overlap: signals whose waveforms agree there, and who
 import hashlib
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import soundfile
@@ -26,6 +27,7 @@ COLUMN = 1000  # samples in a column of the overview
 HOPS = (0.5, 1.0, 2.0, 4.0)  # s; whole blocks, and at least half a window overlaps
 VERSION = 1  # of what is kept; raise it when the analysis changes
 SMOOTHING = 1.5  # s; pauses between barks do not count
+STEADY_SECONDS, STEADY_DISTANCE = 6.0, 0.1  # widths of the filter, in time and in 1 - cosine
 FADE_FROM, FADE_TO = -8.0, -20.0  # dB below what a source is in its window
 MEMORY = 0.8  # of a source's embedding, at a window in which it is as loud as ever
 EMBEDDING_WEIGHT = 0.5  # of the embeddings' similarity beside the waveforms' correlation
@@ -50,10 +52,10 @@ class Timeline:
     peaks: torch.Tensor
     spectrum: torch.Tensor
 
-    @property
+    @cached_property
     def window_embeds(self):
-        """(W, M, D): the embeddings in the order of the followed sources."""
-        return self.rank_embeds.gather(1, self.signals[..., None].expand_as(self.rank_embeds))
+        """(W, M, D), unit norm: the embeddings of the followed sources, steadied (see `steadied`)."""
+        return steadied(self.rank_embeds.gather(1, self.signals[..., None].expand_as(self.rank_embeds)), self.starts)
 
     @property
     def window_seconds(self):
@@ -110,7 +112,7 @@ class Timeline:
         """What a picture of time t (N,) takes: source_embeds (N, M, D) and source_weights (N, M).
 
         The adapter adds to every embedding a vector that says which rank its signal has; a source that changes its rank
-        changes from one to the other gradually. In the middle of a window the picture is that of the window.
+        changes from one to the other gradually. In the middle of a window the picture is that of its (steadied) embeddings.
         """
         before, after, way = self._between(t)
         position = self.pipe.adapter.projector.pe.detach().float().cpu()
@@ -144,6 +146,24 @@ class Timeline:
         blocks = round(self.window_seconds / BLOCK_SECONDS)
         first = (self.starts / BLOCK_SECONDS).round().long()
         return torch.stack([self.levels[i : i + blocks].square().mean(0) for i in first])
+
+
+def steadied(embeds, starts):
+    """Embeddings (W, M, D) of windows that begin at starts (W,), each a mean over its neighbours that sound alike.
+
+    Weights fall with the time between two windows and with the distance of their embeddings (the bilateral filter,
+    Tomasi and Manduchi 1998): what flickers becomes steady, and what comes or goes does so as before.
+    """
+    total = embeds.clone()
+    for shift in range(1, len(starts)):
+        apart = (starts[shift:] - starts[:-shift]).float()
+        if apart.min() > 2 * STEADY_SECONDS:
+            break
+        alike = (embeds[shift:] * embeds[:-shift]).sum(-1, keepdim=True)  # cosine
+        weight = ((alike - 1) / STEADY_DISTANCE - 0.5 * (apart / STEADY_SECONDS).square()[:, None, None]).exp()
+        total[:-shift] += weight * embeds[shift:]
+        total[shift:] += weight * embeds[:-shift]
+    return F.normalize(total, dim=-1)
 
 
 def _smoothed(powers):
@@ -222,7 +242,11 @@ def _analyse(pipe, path, hop, folder, batch_size, progress):
         length = copy_mono(path, sound)
         last = max(0, -(-(length - size) // BLOCK) * BLOCK)  # the last window ends with the recording
         starts = sorted({*range(0, last, step), last})
-        embeds, powers, correlations, previous = [], [], [], None
+        # What stays is allocated before the loop: small blocks that stay between large ones would keep the heap growing
+        num_windows, num_sources = len(starts), pipe.num_sources
+        embeds, previous = None, None
+        powers = torch.zeros(num_windows, num_sources, size // BLOCK)
+        correlations = torch.zeros(num_windows - 1, num_sources, num_sources)
         peaks, spectrum = _overview(sound)
         with soundfile.SoundFile(sound) as file, tqdm(total=len(starts), unit="window", disable=not progress) as bar:
             for first in range(0, len(starts), batch_size):
@@ -232,37 +256,40 @@ def _analyse(pipe, path, hop, folder, batch_size, progress):
                     windows.append(torch.from_numpy(file.read(size, dtype="float32", fill_value=0.0)))
                 windows = torch.stack(windows).to(pipe._execution_device)
                 sources = pipe.separate(windows)  # (b, M, size)
-                embeds.append(pipe.encode_sources(sources).float().cpu())
-                powers.append(_block_powers(sources).cpu())
-                for i, signals in enumerate(sources):
-                    if previous is not None:
-                        shift = starts[first + i] - starts[first + i - 1]
-                        correlations.append(_correlation(previous[:, shift:], signals[:, : size - shift]).cpu())
+                part = slice(first, first + len(windows))
+                embedded = pipe.encode_sources(sources)
+                embeds = torch.zeros(num_windows, *embedded.shape[1:]) if embeds is None else embeds
+                embeds[part], powers[part] = embedded, _block_powers(sources)
+                for window, signals in enumerate(sources, first):
+                    if window > 0:
+                        shift = starts[window] - starts[window - 1]
+                        correlations[window - 1] = _correlation(previous[:, shift:], signals[:, : size - shift])
                     previous = signals
                 bar.update(len(windows))
-    num_sources = pipe.num_sources
     return {
         "seconds": torch.tensor(length / SAMPLE_RATE, dtype=torch.float64),
         "starts": torch.tensor(starts, dtype=torch.float64) / SAMPLE_RATE,
-        "embeds": torch.cat(embeds),
-        "powers": torch.cat(powers),
+        "embeds": embeds,
+        "powers": powers,
         "peaks": peaks,
         "spectrum": spectrum,
-        "correlations": torch.stack(correlations) if correlations else torch.zeros(0, num_sources, num_sources),
+        "correlations": correlations,
     }
 
 
 def _overview(sound):
     """What a mono file looks like from afar: peaks (C,) and spectrum (C, 256) in dB (half precision), see Timeline."""
-    peaks, spectrum = [], []
+    length, columns = -(-soundfile.info(sound).frames // COLUMN), 512
+    peaks, spectrum = torch.zeros(length), torch.zeros(length, 256, dtype=torch.half)
     window = torch.hann_window(510)
-    for part in soundfile.blocks(sound, blocksize=COLUMN * 512, dtype="float32", fill_value=0.0):
+    parts = soundfile.blocks(sound, blocksize=COLUMN * columns, dtype="float32", fill_value=0.0)
+    for first, part in zip(range(0, length, columns), parts, strict=True):
         part = torch.from_numpy(part)
-        peaks.append(part.unflatten(0, (-1, COLUMN)).abs().amax(1))
         power = torch.stft(part, 510, COLUMN // 4, window=window, return_complex=True)[:, :-1].abs().square()
-        spectrum.append((10 * power.unflatten(1, (-1, 4)).mean(2).clamp(min=1e-8).log10()).T.half())
-    length = -(-soundfile.info(sound).frames // COLUMN)
-    return torch.cat(peaks)[:length].clone(), torch.cat(spectrum)[:length].clone()
+        level = (10 * power.unflatten(1, (-1, 4)).mean(2).clamp(min=1e-8).log10()).T
+        peaks[first : first + columns] = part.unflatten(0, (-1, COLUMN)).abs().amax(1)[: length - first]
+        spectrum[first : first + columns] = level[: length - first]
+    return peaks, spectrum
 
 
 def _block_powers(waveforms):

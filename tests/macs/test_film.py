@@ -88,7 +88,7 @@ def test_a_frame_is_that_of_its_moment_in_any_batch(tiny, line):
     # in the middle of a window: the pipeline's picture of the window, of the same noise
     latents = wandering_noise((8, 16, 16), times[:1], seed=5)
     expected = tiny(source_embeds=line.rank_embeds[:1], latents=latents, num_inference_steps=2).images
-    assert np.abs(together[0] - pixels(expected)[0]).max() <= 1
+    assert np.abs(together[0] - pixels(expected)[0]).max() <= 2
     assert np.abs(together[0] - together[2]).max() > 3
 
 

