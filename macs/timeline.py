@@ -112,7 +112,7 @@ class Timeline:
         """What a picture of time t (N,) takes: source_embeds (N, M, D) and source_weights (N, M).
 
         The adapter adds to every embedding a vector that says which rank its signal has; a source that changes its rank
-        changes from one to the other gradually. In the middle of a window the picture is that of its (steadied) embeddings.
+        changes from one to the other gradually. In the middle of a window the picture is that of the window, steadied.
         """
         before, after, way = self._between(t)
         position = self.pipe.adapter.projector.pe.detach().float().cpu()
