@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from macs.audio import SAMPLE_RATE
-from macs.timeline import BLOCK_SECONDS, COLUMN
+from macs.timeline import BLOCK_SECONDS
+from macs.windows import COLUMN
 
 MOST_STEPS = 1200  # in which a recording is divided: memory and time of `scenes` grow with their square
 SHORTEST = 2.0  # s; of a scene

@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import soundfile
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
-from tqdm import tqdm
 
 from macs.attribution import label_probabilities
-from macs.audio import SAMPLE_RATE, copy_mono
+from macs.audio import SAMPLE_RATE, AudioError
 from macs.files import fingerprint, write_beside
+from macs.windows import BLOCK, analyse
 
-BLOCK = SAMPLE_RATE // 4  # samples; strength is measured in blocks of 0.25 s
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
-COLUMN = 1000  # samples in a column of the overview
 HOPS = (0.5, 1.0, 2.0, 4.0)  # s; whole blocks, and at least half a window overlaps
 VERSION = 1  # of what is kept; raise it when the analysis changes
 SMOOTHING = 1.5  # s; pauses between barks do not count
@@ -79,13 +76,17 @@ class Timeline:
         way = (t - middles[before]) / (middles[after] - middles[before]).clamp(min=1e-9)
         return before, after, way.clamp(0, 1).float()
 
+    @cached_property
+    def _smooth_powers(self):
+        return _smoothed(self.levels.square())
+
     def strength(self, t):
         """RMS of the sources at time t (s, a number or (N,)), (M,) or (N, M), over about 1.5 s around it."""
         place = torch.as_tensor(t, dtype=torch.float64) / BLOCK_SECONDS - 0.5  # between the middles of two blocks
         place = place.clamp(0, len(self.levels) - 1)
         before = place.floor().long()
         way = (place - before).float()[..., None]
-        smooth = _smoothed(self.levels.square())
+        smooth = self._smooth_powers
         after = (before + 1).clamp(max=len(smooth) - 1)
         return ((1 - way) * smooth[before] + way * smooth[after]).sqrt()
 
@@ -98,8 +99,7 @@ class Timeline:
         t = torch.as_tensor(t, dtype=torch.float64)
         half = self.window_seconds / 2
         reach = round(half / BLOCK_SECONDS)
-        smooth = _smoothed(self.levels.square())
-        loudest = F.max_pool1d(smooth.T[None], 2 * reach + 1, 1, reach)[0].T  # within 4 s
+        loudest = F.max_pool1d(self._smooth_powers.T[None], 2 * reach + 1, 1, reach)[0].T  # within 4 s
         # at both ends the picture hears the first and the last window
         middle = t.clamp(half, max(half, self.seconds - half))
         loudest = loudest[(middle / BLOCK_SECONDS).long().clamp(max=len(loudest) - 1)]
@@ -192,14 +192,14 @@ def listen(pipe, path, hop=2.0, cache_dir=None, batch_size=4, progress=False):
         raise ValueError(f"hop: expected one of {', '.join(f'{h:g}' for h in HOPS)} s, but got {hop}")
     if cache_dir is None:
         with tempfile.TemporaryDirectory() as folder:
-            heard = _analyse(pipe, path, hop, Path(folder), batch_size, progress)
+            heard = analyse(pipe, path, hop, Path(folder), batch_size, progress)
     else:
         settings = {"hop": hop, "version": VERSION, "models": _models_fingerprint(pipe)}
         kept = Path(cache_dir) / f"{Path(path).stem[:80]}-{_fingerprint(settings, path)}.safetensors"
         if kept.is_file():
             heard = load_file(kept)
         else:
-            heard = _analyse(pipe, path, hop, kept.parent, batch_size, progress)
+            heard = analyse(pipe, path, hop, kept.parent, batch_size, progress)
             with write_beside(kept) as partial:
                 save_file(heard, partial)
     signals = follow(heard["embeds"], heard["powers"], heard["correlations"])
@@ -214,8 +214,6 @@ def _fingerprint(settings, path):
     try:
         return fingerprint(settings, [path])
     except OSError as error:
-        from macs.audio import AudioError
-
         raise AudioError(f"{path}: cannot be read ({error.strerror}); expected a recording") from None
 
 
@@ -228,86 +226,13 @@ def _models_fingerprint(pipe):
     return digest.hexdigest()[:16]
 
 
-def _analyse(pipe, path, hop, folder, batch_size, progress):
-    """The numbers that are kept, as a dictionary of tensors; see `listen`.
-
-    powers (W, M, B): mean square of each signal in the B blocks of a window. correlations (W - 1, M, M): of each signal
-    with each of the next window's, where the two overlap.
-    """
-    size, step = pipe.separator.config.num_samples, round(hop * SAMPLE_RATE)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
-        # A plain copy: seeking in it is exact and fast, and a recording that ends in garbage has an end
-        sound = Path(scratch) / "mono.wav"
-        length = copy_mono(path, sound)
-        last = max(0, -(-(length - size) // BLOCK) * BLOCK)  # the last window ends with the recording
-        starts = sorted({*range(0, last, step), last})
-        # What stays is allocated before the loop: small blocks that stay between large ones would keep the heap growing
-        num_windows, num_sources = len(starts), pipe.num_sources
-        embeds, previous = None, None
-        powers = torch.zeros(num_windows, num_sources, size // BLOCK)
-        correlations = torch.zeros(num_windows - 1, num_sources, num_sources)
-        peaks, spectrum = _overview(sound)
-        with soundfile.SoundFile(sound) as file, tqdm(total=len(starts), unit="window", disable=not progress) as bar:
-            for first in range(0, len(starts), batch_size):
-                windows = []
-                for start in starts[first : first + batch_size]:
-                    file.seek(start)
-                    windows.append(torch.from_numpy(file.read(size, dtype="float32", fill_value=0.0)))
-                windows = torch.stack(windows).to(pipe._execution_device)
-                sources = pipe.separate(windows)  # (b, M, size)
-                part = slice(first, first + len(windows))
-                embedded = pipe.encode_sources(sources)
-                embeds = torch.zeros(num_windows, *embedded.shape[1:]) if embeds is None else embeds
-                embeds[part], powers[part] = embedded, _block_powers(sources)
-                for window, signals in enumerate(sources, first):
-                    if window > 0:
-                        shift = starts[window] - starts[window - 1]
-                        correlations[window - 1] = _correlation(previous[:, shift:], signals[:, : size - shift])
-                    previous = signals
-                bar.update(len(windows))
-    return {
-        "seconds": torch.tensor(length / SAMPLE_RATE, dtype=torch.float64),
-        "starts": torch.tensor(starts, dtype=torch.float64) / SAMPLE_RATE,
-        "embeds": embeds,
-        "powers": powers,
-        "peaks": peaks,
-        "spectrum": spectrum,
-        "correlations": correlations,
-    }
-
-
-def _overview(sound):
-    """What a mono file looks like from afar: peaks (C,) and spectrum (C, 256) in dB (half precision), see Timeline."""
-    length, columns = -(-soundfile.info(sound).frames // COLUMN), 512
-    peaks, spectrum = torch.zeros(length), torch.zeros(length, 256, dtype=torch.half)
-    window = torch.hann_window(510)
-    parts = soundfile.blocks(sound, blocksize=COLUMN * columns, dtype="float32", fill_value=0.0)
-    for first, part in zip(range(0, length, columns), parts, strict=True):
-        part = torch.from_numpy(part)
-        power = torch.stft(part, 510, COLUMN // 4, window=window, return_complex=True)[:, :-1].abs().square()
-        level = (10 * power.unflatten(1, (-1, 4)).mean(2).clamp(min=1e-8).log10()).T
-        peaks[first : first + columns] = part.unflatten(0, (-1, COLUMN)).abs().amax(1)[: length - first]
-        spectrum[first : first + columns] = level[: length - first]
-    return peaks, spectrum
-
-
-def _block_powers(waveforms):
-    """(..., T) -> (..., T / BLOCK): the mean square of every block."""
-    return waveforms.unflatten(-1, (-1, BLOCK)).square().mean(-1)
-
-
-def _correlation(before, after):
-    """Signals (M, T) and (M, T) -> (M, M): the cosine of each with each."""
-    return F.normalize(before, dim=-1) @ F.normalize(after, dim=-1).T
-
-
 def follow(embeds, powers, correlations):
     """Which signal each source is in each window: (W, M), a permutation of the signals for each window.
 
-    embeds (W, M, D), powers (W, M, B), correlations (W - 1, M, M) as `_analyse` gives them. From window to window the
-    assignment with the largest sum of correlation in the overlap and similarity of the embeddings (Kuhn 1955). The
-    embedding of a source is a running mean over the windows it was loud in, so that one that pauses is known again.
+    embeds (W, M, D), powers (W, M, B), correlations (W - 1, M, M) as `macs.windows.analyse` gives them. From window to
+    window the assignment with the largest sum of correlation in the overlap and similarity of the embeddings (Kuhn
+    1955). The embedding of a source is a running mean over the windows it was loud in, so that one that pauses is known
+    again.
     """
     num_windows, num_sources, _ = embeds.shape
     signals = torch.arange(num_sources).repeat(num_windows, 1)

@@ -97,6 +97,7 @@ def test_what_has_gone_is_left_out(tiny):
     assert weights[:3, 2].tolist() == [1, 1, 0] and weights[3, 2] == 1  # at 18 s no window within 4 s knows it louder
     assert line.strength(5.0)[2].item() == pytest.approx(0.1) and line.strength(13.0)[2].item() == pytest.approx(1e-4)
     levels[40:56] = 1e-4  # all of them pause: the last picture stays
+    line = made(tiny, np.tile(np.arange(6), (7, 1)), random_embeds(7), levels)
     assert (line.weights(torch.tensor([12.0])) > 0).any()
 
 
@@ -131,7 +132,7 @@ def test_what_was_heard_is_kept_and_found_by_content(tiny, heard, monkeypatch, t
     assert file.suffix == ".safetensors"
     copy = tmp_path / "long.wav"
     copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(timelines, "_analyse", lambda *_: pytest.fail("analysed again"))
+    monkeypatch.setattr(timelines, "analyse", lambda *_: pytest.fail("analysed again"))
     again = tiny.listen(copy, hop=4.0, cache_dir=kept)
     assert torch.equal(again.window_embeds, line.window_embeds) and torch.equal(again.levels, line.levels)
     with pytest.raises(pytest.fail.Exception):
