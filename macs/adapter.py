@@ -45,8 +45,12 @@ class AudioProjector(nn.Module):
 
 
 def cross_attention_sizes(unet):
-    """{name of each cross-attention (attn2) of the UNet: its width}, in the UNet's order."""
+    """{name of each cross-attention (attn2) of the UNet: its width}, in the UNet's order.
+
+    Motion modules (AnimateDiff) have an attn2, too, which attends to other frames, not to the text: it does not count.
+    """
     names = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    names = [name for name in names if ".motion_modules." not in name]
     return {name: unet.get_submodule(name).to_k.out_features for name in names}
 
 

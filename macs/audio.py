@@ -10,6 +10,7 @@ import os
 import warnings
 
 import numpy as np
+import soundfile
 import soxr
 import torch
 
@@ -17,9 +18,8 @@ from macs.decoding import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, decode, 
 from macs.recordings import AUDIO_SUFFIXES, find_recordings
 
 __all__ = [
-    "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "duration", "find_recordings",
-    "fit_length", "load_clip", "loudest_start", "raise_quiet",
-    "read_audio", "to_waveforms",
+    "AUDIO_SUFFIXES", "CLIP_SAMPLES", "SAMPLE_RATE", "SILENCE", "AudioError", "copy_mono", "duration",
+    "find_recordings", "fit_length", "load_clip", "loudest_start", "raise_quiet", "read_audio", "to_waveforms",
 ]  # fmt: skip
 
 READER = 2  # raise it where the same file comes to other samples: features that were cached before are made anew
@@ -59,6 +59,54 @@ def read_audio(path, start=0.0, seconds=None, sample_rate=SAMPLE_RATE):
 
     samples, rate = decode(path, read)
     return _resample(_mono(samples, path), rate, sample_rate)
+
+
+class CannotWrite(Exception):
+    """An output fails while a recording is decoded; no OSError, which `decode` takes for the recording's."""
+
+
+def copy_mono(path, target, seconds=32):
+    """A recording of any length as mono float32 at 16 kHz, written to the wav file (RF64) `target` part by part.
+
+    seconds: length of the parts; only one is in memory. A part with samples that are no sound becomes silence, with a
+    warning. Returns the number of samples. Raises AudioError: not audio, no samples, no part that is sound; OSError
+    where the disk is full.
+    """
+
+    def copy(recording):
+        size = max(1, int(min(seconds * recording.rate, BLOCK_SAMPLES // recording.channels)))
+        resampler = soxr.ResampleStream(recording.rate, SAMPLE_RATE, 1)
+        good, error, position, length = False, None, 0, 0
+        with writing(soundfile.SoundFile, target, "w", SAMPLE_RATE, 1, "FLOAT", format="RF64") as file:
+            for block in recording.blocks(0, size):
+                try:
+                    mono, good = _mono(block, path), True
+                except AudioError as problem:
+                    mono = np.zeros(len(block), np.float32)
+                    if error is None:
+                        at = f"{position / recording.rate:.0f} s"
+                        warnings.warn(f"{path}: no sound from {at} on ({problem}); taken for silence", stacklevel=4)
+                    error = problem
+                position += len(block)
+                mono = resampler.resample_chunk(mono)
+                writing(file.write, mono)
+                length += len(mono)
+            mono = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            writing(file.write, mono)
+        if not good:
+            raise error or AudioError(f"{path}: the file holds 0 samples; record or download it again")
+        return length + len(mono)
+
+    def writing(work, *args, **kwargs):
+        try:
+            return work(*args, **kwargs)
+        except (soundfile.SoundFileError, OSError, AssertionError) as error:  # the last for a part that is cut short
+            raise CannotWrite(f"{target}: cannot be written ({error}); is the disk full?") from error
+
+    try:
+        return decode(path, copy)
+    except CannotWrite as error:
+        raise OSError(str(error)) from error
 
 
 def _mono(samples, name):

@@ -22,8 +22,10 @@ import macs.separator
 from macs.attention import AudioAttnProcessor, check_source_masks, check_source_weights
 from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, to_waveforms
+from macs.film import film_frames, frame_times
 from macs.hub import class_name, installed_modules, write_loaders
 from macs.released import open_released
+from macs.timeline import listen
 
 
 class AudioMixin:
@@ -363,6 +365,19 @@ class AudioMixin:
         default labels.txt in the pipeline's folder (the embedded model's world), else AudioSet's 527.
         """
         return label_probabilities(self, self.encode_audio(self.prepare_audio(audio)), labels)
+
+    def listen(self, path, hop=2.0, **kwargs):
+        """A recording of any length -> `macs.timeline.Timeline`, a window every `hop` s; see `macs.timeline.listen`."""
+        return listen(self, path, hop, **kwargs)
+
+    def film(self, timeline, fps=8, **kwargs):
+        """Yields a picture (PIL) for every frame of a film of what `listen` heard; `macs.film.write_film` makes an mp4.
+
+        seed, wander: the noise is one for all frames, or turns into another every `wander` s. batch_size,
+        motion_adapter: see `macs.film.film_frames`. All else as of a call. Frames depend on neither
+        the batch nor their neighbours, unless a motion adapter joins them.
+        """
+        yield from film_frames(self, timeline, frame_times(timeline.seconds, fps), **kwargs)
 
 
 class MACSPipeline(AudioMixin, StableDiffusionPipeline):

@@ -10,6 +10,7 @@ from macs import MACSPipeline
 from macs.files import write_beside
 from macs.options import number
 from macs.pipelines import MACSImg2ImgPipeline
+from macs.script import run
 
 SOUNDS = ["fire_drum", "wind_bell", "stream_cow_bird", "train"]
 
@@ -53,4 +54,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "asset/macs-tiny/README.md"]
 PAGES += [ROOT / "tests/reference/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-SCRIPTS = ["train.py", "inference.py", "train_separator.py", "scripts/evaluate.py"]
+SCRIPTS = ["train.py", "inference.py", "train_separator.py", "scripts/evaluate.py", "storyboard.py", "film.py"]
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,142 @@
+"""A storyboard of a recording of any length: python storyboard.py --audio long.wav --panels 8 (see storyboard.sh).
+
+OUTPUT_DIR gets <recording>.png, .pdf (the sheet: waveform, spectrogram, the named sources as bars, pictures at their
+places) and .html with the sound, where a click jumps. What was heard is kept in OUTPUT_DIR/heard.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from inference import check_output_dir, open_pipeline
+from macs.options import integer, multiple_of, number
+from macs.script import run
+
+HOPS = [0.5, 1.0, 2.0, 4.0]  # s; macs.timeline.HOPS, which would load torch for a --help
+
+
+def add_options(parser):
+    """The options that storyboard and film have in common."""
+    parser.set_defaults(M=None)  # as of the weights
+    add = parser.add_argument_group("weights").add_argument
+    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
+    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
+    add("--dataset_name", default="LLP", help="which released weights")
+    precisions = ["no", "fp16", "bf16"]
+    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
+
+    add = parser.add_argument_group("recording").add_argument
+    add("--audio", required=True, metavar="FILE", help="a recording of any length")
+    add("--hop", type=float, choices=HOPS, default=2.0, help="seconds from one window of 8 s to the next")
+
+    add = parser.add_argument_group("pictures").add_argument
+    add("--prompt", default="", help="text beside the sound")
+    add("--negative_prompt", default="", help="what the pictures shall not show")
+    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance; 1 is none")
+    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
+    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
+    add("--size", type=multiple_of(8), nargs="+", metavar="PIXELS", help="one side, or height and width")
+    add("--seed", type=integer(0), default=0, help="of the noise, which is the same in all pictures")
+
+    add = parser.add_argument_group("outputs").add_argument
+    add("--output_dir", default="output", help="where everything goes")
+    add("--batch_size", type=integer(1), default=4, help="windows and pictures at a time")
+    add("--overwrite", action="store_true", help="make outputs again that exist")
+
+
+def check(args):
+    """Ends the script with one line where recording, labels, folder or size will not do; before anything is loaded."""
+    from macs.audio import AudioError, read_audio
+
+    name = Path(sys.argv[0]).name
+    if args.size and len(args.size) > 2:
+        sys.exit(f"{name}: --size takes one side, or height and width, but got {len(args.size)} numbers")
+    if args.mixed_precision == "fp16" and not torch.accelerator.is_available():
+        sys.exit(f"{name}: --mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    try:
+        read_audio(args.audio, 0, 1)
+    except AudioError as error:
+        sys.exit(f"{name}: {error}")
+    check_output_dir(Path(args.output_dir), 0)
+
+
+def picture_settings(args):
+    """The arguments of a call of the pipeline."""
+    height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
+    return {
+        "prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale, "audio_scale": args.audio_scale, "height": height, "width": width,
+    }  # fmt: skip
+
+
+def hear(args):
+    """(the pipeline, the recording's Timeline)."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    pipe = open_pipeline(args, device)
+    print(f"listening to {args.audio} ...")
+    timeline = pipe.listen(
+        args.audio, args.hop, cache_dir=Path(args.output_dir) / "heard", batch_size=args.batch_size, progress=True
+    )
+    return pipe, timeline
+
+
+def parse_args(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_options(parser)
+    add = parser.add_argument_group("panels").add_argument
+    add("--panels", type=integer(1, 40), default=8, help="pictures; where what is heard changes most")
+    add("--every", type=number(1), metavar="SECONDS", help="instead: a picture every so often")
+    labels = "names for the sources: a text file with one in a line; the soundscapes' names if not given"
+    add("--labels", help=labels + " and the weights know them, else numbers")
+    return parser.parse_args(arguments)
+
+
+def main():
+    args = parse_args()
+    from macs.attribution import read_names
+    from macs.files import write_beside
+    from macs.film import film_frames, write_film
+    from macs.storyboard import evenly, page, rows, scenes, sheet
+
+    check(args)
+    stem = Path(args.audio).stem
+    paths = {kind: Path(args.output_dir) / f"{stem}.{kind}" for kind in ("png", "pdf", "html")}
+    if not args.overwrite and all(path.exists() for path in paths.values()):
+        print(f"{paths['html']} is there already; --overwrite makes it again")
+        return
+    try:
+        labels = args.labels
+        if labels is None and (Path(args.sd_path) / "labels.txt").is_file():
+            labels = Path(args.sd_path) / "labels.txt"
+        labels = labels and read_names(labels)
+        pipe, timeline = hear(args)
+        parts = evenly(timeline, args.every) if args.every else scenes(timeline, args.panels)
+        if len(parts) > 40:
+            sys.exit(f"storyboard.py: --every {args.every:g} makes {len(parts)} pictures of {timeline.seconds:.0f} s; "
+                     f"a sheet holds 40, so give at least {timeline.seconds / 40:.0f}")  # fmt: skip
+        bars = rows(timeline, labels if pipe.clap_tokenizer is not None else None)
+        moments = torch.tensor([moment for _, _, moment in parts], dtype=torch.float64)
+        drawn = film_frames(
+            pipe, timeline, moments, seed=args.seed, batch_size=args.batch_size, **picture_settings(args)
+        )
+        pictures = list(tqdm(drawn, total=len(parts), unit="picture"))
+        figure = sheet(timeline, bars, parts, pictures, stem)
+        with tempfile.TemporaryDirectory() as folder:
+            write_film(Path(folder) / "sound.mp4", [], 1, args.audio)
+            text = page(timeline, bars, parts, pictures, (Path(folder) / "sound.mp4").read_bytes(), stem)
+        for kind in ("png", "pdf"):
+            with write_beside(paths[kind]) as partial:
+                figure.savefig(partial, dpi=150)
+        with write_beside(paths["html"]) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:  # weights, recordings or settings that do not fit; a full disk
+        sys.exit(f"storyboard.py: {error}")
+    print("written: " + ", ".join(str(path) for path in paths.values()))
+
+
+if __name__ == "__main__":
+    run(main)
