@@ -197,7 +197,7 @@ def open_pipeline(args, device):
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
-    return editing.equip(pipe, args.edits)
+    return pipe
 
 
 def read_clips(args, clips, names, num_samples, problems):
@@ -401,7 +401,7 @@ def main():
     try:
         if todo or args.interpolate:
             check_sources(args)
-            pipe = open_pipeline(args, accelerator.device)
+            pipe = editing.equip(open_pipeline(args, accelerator.device), args.edits)
         if args.interpolate and accelerator.is_main_process:
             print(f"written: {interpolate(args, pipe)}")
         if todo:

@@ -14,12 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import make_image_grid
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from macs.files import write_beside
 from macs.options import integer, number
@@ -78,15 +84,15 @@ def main():
     moments = encoded_scenes(vae, args.scenes, args.seed, output_dir / "latents", args.num_workers).to(DEVICE)
     labels = [make_scene("train", index, args.seed).labels for index in tqdm(range(args.scenes), desc="labels")]
     tokenizer = CLIPTokenizer.from_pretrained(args.model_dir, subfolder="tokenizer")
-    pipe = StableDiffusionPipeline.from_pretrained(
-        args.model_dir,
+    pipe = StableDiffusionPipeline(
         vae=vae,
+        text_encoder=CLIPTextModel.from_pretrained(args.model_dir, subfolder="text_encoder", dtype=torch.float32),
         tokenizer=tokenizer,
+        unet=UNet2DConditionModel.from_pretrained(args.model_dir, subfolder="unet", torch_dtype=torch.float32),
         scheduler=DPMSolverMultistepScheduler.from_pretrained(args.model_dir, subfolder="scheduler"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-        torch_dtype=torch.float32,
     )
     unet, text_encoder = pipe.unet, pipe.text_encoder
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)

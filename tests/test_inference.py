@@ -275,7 +275,7 @@ def test_a_name_of_250_bytes(run, clips, tmp_path):
         (["--steps", "-1"], "expected a whole number of 1 or more"),
         (["--guidance_scale", "nan"], "--guidance_scale: expected a number of 0 or more, but got 'nan'"),
         (["--audio_scale", "inf"], "expected a number that is finite"),
-        (["--size", "100"], "--size: expected a multiple of 8, but got '100'"),
+        (["--size", "100"], "--size/--output_size: expected a multiple of 8, but got '100'"),
         (["--size", "64", "64", "64"], "--size takes one side, or height and width, but got 3 numbers"),
         (["--batch_size", "0"], "--batch_size: expected a whole number of 1 or more"),
         (["--num_images", "0"], "--num_images: expected a whole number of 1 or more"),
