@@ -96,3 +96,19 @@ def adapted():
     mlp = {name: shape for name, (shape, _) in json.loads((REFERENCE / "released_mlp.keys.json").read_text()).items()}
     adapter.projector.load_state_dict(filled(mlp))
     return unet, adapter
+
+
+@pytest.fixture
+def run_inference(monkeypatch, capsys):
+    """Runs inference.py in this process with the given words: (exit code, what it printed)."""
+    import inference
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            inference.main()
+        printed = capsys.readouterr()
+        code = end.value.code
+        return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
+
+    return run

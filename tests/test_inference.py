@@ -20,17 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def run(tiny_dir, monkeypatch, capsys):
+def run(tiny_dir, run_inference):
     """Runs inference.py in this process: (exit code, what it printed)."""
 
     def run(*arguments, steps=1):
-        command = ["inference.py", "--sd_path", tiny_dir, "--steps", steps, *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-        with pytest.raises(SystemExit) as end:
-            inference.main()
-        printed = capsys.readouterr()
-        code = end.value.code
-        return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
+        return run_inference("--sd_path", tiny_dir, "--steps", steps, *arguments)
 
     return run
 

@@ -1,7 +1,5 @@
 """inference.py with pictures, masks, ControlNets, LoRAs and samplers: what is drawn, and what is refused at once."""
 
-import sys
-
 import numpy as np
 import pytest
 import soundfile
@@ -22,17 +20,11 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def run(model, monkeypatch, capsys):
+def run(model, run_inference):
     """Runs inference.py in this process: (exit code, what it printed)."""
 
     def run(*arguments):
-        command = ["inference.py", "--sd_path", model, "--steps", 2, *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command])
-        with pytest.raises(SystemExit) as end:
-            inference.main()
-        printed = capsys.readouterr()
-        code = end.value.code
-        return (1, code) if isinstance(code, str) else (code, printed.out + printed.err)
+        return run_inference("--sd_path", model, "--steps", 2, *arguments)
 
     return run
 
