@@ -57,7 +57,7 @@ def parse_args(arguments=None):
     add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
 
     quiet = "raise clips with a peak below -20 dB to a usual level before they are separated, and so the sources "
-    quiet += "written; default: with the embedded model only, which was trained without quiet ones"
+    quiet += "written; default: as the weights say; the embedded model knows no quiet clips"
     add("--raise_quiet", action=argparse.BooleanOptionalAction, help=quiet)
 
     add = parser.add_argument_group("pictures").add_argument
@@ -168,14 +168,14 @@ def image_generator(seed, name, number):
 def check_sources(args):
     """Raises ValueError where a setting does not fit the number of sources, which is read before all else is loaded."""
     from macs.attention import check_source_masks, check_source_weights
-    from macs.loading import audio_model_paths, separator_sizes
+    from macs.loading import audio_model_paths, separator_config
 
     # the separator of an adapter is known when it is opened
     is_adapter = args.pt_path and (Path(args.pt_path) / "config.json").is_file()
     if is_adapter or not (args.source_masks or args.source_weights or args.top_sources):
         return
     try:
-        num_sources = separator_sizes(audio_model_paths(args.sd_path, args.pt_path)[0])[0]
+        num_sources = separator_config(audio_model_paths(args.sd_path, args.pt_path)[0])["num_sources"]
     except (OSError, KeyError, TypeError):  # broken weights are named where they are opened
         return
     if args.top_sources and args.top_sources > num_sources:
@@ -197,6 +197,8 @@ def open_pipeline(args, device):
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
+    if args.raise_quiet is not None:
+        pipe.separator.register_to_config(raise_quiet=args.raise_quiet)
     return pipe
 
 
@@ -296,20 +298,12 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 
 
-def is_embedded(args):
-    """Whether the weights are of the embedded model: its world's names lie beside them."""
-    return (Path(args.sd_path) / "labels.txt").is_file()
-
-
 def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
     """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done.
 
     report: the function that adds a clip to the report.
     """
-    from macs.audio import raise_quiet
-
     draw, done = drawer(args, pipe), 0
-    raised = is_embedded(args) if args.raise_quiet is None else args.raise_quiet
     for start in range(0, len(todo), args.batch_size):
         batch = todo[start : start + args.batch_size]
         waveforms = read_clips(args, clips, batch, pipe.separator.config.num_samples, problems)
@@ -319,7 +313,7 @@ def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
 
         # Waveforms (B, T) -> sources (B, M, T) -> embeddings (B, M, D) -> images
         mixtures = torch.stack(list(waveforms.values())).to(pipe._execution_device)
-        mixtures = raise_quiet(mixtures) if raised else mixtures
+        mixtures = pipe.separator.level(mixtures)
         sources, images, maps, names = pipe.separate(mixtures), [], None, None
         if not args.separate_only:
             source_embeds = pipe.encode_sources(sources)

@@ -97,7 +97,7 @@ def parse_args(arguments=None):
 
 def main():
     args = parse_args()
-    from macs.attribution import read_names
+    from macs.attribution import own_labels, read_names
     from macs.files import write_beside
     from macs.film import film_frames, write_film
     from macs.storyboard import evenly, page, rows, scenes, sheet
@@ -109,9 +109,7 @@ def main():
         print(f"{paths['html']} is there already; --overwrite makes it again")
         return
     try:
-        labels = args.labels
-        if labels is None and (Path(args.sd_path) / "labels.txt").is_file():
-            labels = Path(args.sd_path) / "labels.txt"
+        labels = args.labels or own_labels(args.sd_path)
         labels = labels and read_names(labels)
         pipe, timeline = hear(args)
         parts = evenly(timeline, args.every) if args.every else scenes(timeline, args.panels)

@@ -23,7 +23,7 @@ from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
 from macs.files import fingerprint, write_folder_beside
-from macs.loading import audio_model_paths, local_folder, open_trained, separator_sizes, weight_files
+from macs.loading import audio_model_paths, local_folder, open_trained, separator_config, weight_files
 from macs.options import add_public_options, integer, number
 from macs.released import CheckpointError, export_released
 from macs.script import run
@@ -37,6 +37,7 @@ from macs.training.loop import Run, compared_settings
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
 from macs.training.options import add_training_arguments
 from macs.training.validation_pictures import Validation
+from macs.weights import check_model_folder
 
 # What a resumed run may change: where things lie (weights are compared by their contents), and what is shown
 NOT_COMPARED = NOT_COMPARED_EITHER | {
@@ -107,6 +108,7 @@ def make_adapter(unet, sd_path, num_sources, embedding_dim, seed):
 
 def open_adapter(path, num_sources, embedding_dim):
     """The adapter to go on from. Raises CheckpointError where it was made for other sources or embeddings."""
+    check_model_folder(path)
     adapter = AudioAdapter.from_pretrained(path, torch_dtype=torch.float32)
     found = adapter.config.num_sources, adapter.config.embedding_dim
     if found != (num_sources, embedding_dim):
@@ -128,7 +130,7 @@ def train(args):
     with accelerator.main_process_first():
         sd_path = local_folder(args.sd_path)
     audio_paths = audio_model_paths(sd_path, args.pt_path, args.separator)
-    num_sources = args.M or separator_sizes(audio_paths[0])[0]
+    num_sources = args.M or separator_config(audio_paths[0])["num_sources"]
 
     # Noise schedule, latents and training sizes of this Stable Diffusion
     noise_scheduler = DDPMScheduler.from_pretrained(sd_path, subfolder="scheduler")

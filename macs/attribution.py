@@ -101,10 +101,15 @@ def read_names(labels):
     return names
 
 
+def own_labels(folder):
+    """The file of names beside a pipeline's weights, labels.txt, which says what they know; None if there is none."""
+    own = Path(folder or "") / "labels.txt"
+    return own if own.is_file() else None
+
+
 def default_labels(pipe):
-    """The file of names that a pipeline's sources may have: its folder's labels.txt, else AudioSet's 527 classes."""
-    own = Path(pipe.name_or_path or "") / "labels.txt"
-    return own if own.is_file() else AUDIOSET_LABELS
+    """The file of names that a pipeline's sources may have: `own_labels`, else AudioSet's 527 classes."""
+    return own_labels(pipe.name_or_path) or AUDIOSET_LABELS
 
 
 def clap_tokenizer(pipe):

@@ -66,13 +66,12 @@ def audio_model_paths(sd_path, pt_path="", separator_path=""):
     return separator, clap
 
 
-def separator_sizes(separator_path):
-    """(M, longest mixture in samples at 16 kHz) of a separator that `audio_model_paths` found, from little of it."""
+def separator_config(separator_path):
+    """The configuration of a separator that `audio_model_paths` found, from little of it: num_sources and so on."""
     if separator_path.is_file():
-        separator = open_separator(separator_path)[0]  # memory-mapped
-        return separator.config.num_sources, separator.config.num_samples
-    config = Separator.load_config(separator_path)
-    return config["num_sources"], config["num_samples"]
+        return open_separator(separator_path)[0].config  # memory-mapped
+    check_model_folder(separator_path)
+    return {"raise_quiet": False} | Separator.load_config(separator_path)  # older folders do not say
 
 
 def open_audio_models(separator_path, clap_path, num_sources=None):
@@ -81,16 +80,14 @@ def open_audio_models(separator_path, clap_path, num_sources=None):
     num_sources: M; by default the separator's, and its error where it is another. 1 is no separation: the one signal is
     the mixture, whatever the separator.
     """
-    for path in (Path(separator_path), Path(clap_path)):
-        if path.is_dir():
-            check_model_folder(path)
-    found, num_samples = separator_sizes(separator_path)
+    config = separator_config(separator_path)
     if num_sources == 1:
-        separator = Separator(num_sources=1, channels=16, num_samples=num_samples)
-    elif num_sources not in (None, found):
+        of_weights = {name: config[name] for name in ("num_samples", "raise_quiet")}
+        separator = Separator(num_sources=1, channels=16, **of_weights)
+    elif num_sources not in (None, config["num_sources"]):
         raise CheckpointError(
-            f"{separator_path}: expected a separator with M = {num_sources}, but it has {found}; M belongs to the "
-            "weights: leave --M out, give --M 1 for no separation, or a separator trained with that M"
+            f"{separator_path}: expected a separator with M = {num_sources}, but it has {config['num_sources']}; M "
+            "belongs to the weights: leave --M out, give --M 1 for no separation, or a separator trained with that M"
         )
     else:
         separator = open_one_separator(separator_path)
@@ -102,7 +99,9 @@ def open_one_separator(path):
     path = Path(path)
     if path.suffix == ".pt":
         return open_separator(path)[0].float().eval()
-    return Separator.from_pretrained(path / "separator" if (path / "separator").is_dir() else path).float().eval()
+    folder = path / "separator" if (path / "separator").is_dir() else path
+    check_model_folder(folder)
+    return Separator.from_pretrained(folder).float().eval()
 
 
 def open_clap(path):
@@ -110,7 +109,10 @@ def open_clap(path):
     path = Path(path)
     if path.suffix == ".pt":
         return open_separator(path)[1].float().eval()
-    return ClapEncoder.from_pretrained(path / "clap" if (path / "clap").is_dir() else path).float().eval()
+    folder = path / "clap" if (path / "clap").is_dir() else path
+    if folder.is_dir():  # else a hub id
+        check_model_folder(folder)
+    return ClapEncoder.from_pretrained(folder).float().eval()
 
 
 def weight_files(path):

@@ -134,8 +134,11 @@ class AudioMixin:
 
     @torch.no_grad()
     def separate(self, waveforms):
-        """(B, T) at 16 kHz -> sources (B, M, T), which sum to the mixture; the most significant first."""
-        return self.separator(torch.as_tensor(waveforms, device=self._execution_device))
+        """(B, T) at 16 kHz -> sources (B, M, T), which sum to the mixture; the most significant first.
+
+        With weights that know no quiet mixtures, as the embedded model's, these are raised: `Separator.level`.
+        """
+        return self.separator(self.separator.level(torch.as_tensor(waveforms, device=self._execution_device)))
 
     @torch.no_grad()
     def encode_sources(self, sources):

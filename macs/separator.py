@@ -8,6 +8,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from macs.audio import raise_quiet
+
 
 class SqueezeExcite(nn.Module):
     """Channel gates from the global maximum: (B, C, F, T) -> (B, C, F, T)."""
@@ -114,11 +116,12 @@ class Separator(ModelMixin, ConfigMixin):
 
     num_sources: M. channels: the U-Net's width C, a multiple of 16. n_fft, hop_length: STFT, in samples at 16 kHz.
     num_samples: the longest mixture (128000 = 8 s); it fixes the number of time columns, so it is part of the weights.
+    raise_quiet: these weights, and the CLAP beside them, know no quiet mixtures; see `level`.
     The parameter names are those of the authors' released file.
     """
 
     @register_to_config
-    def __init__(self, num_sources=6, channels=64, n_fft=400, hop_length=200, num_samples=128000):
+    def __init__(self, num_sources=6, channels=64, n_fft=400, hop_length=200, num_samples=128000, raise_quiet=False):
         super().__init__()
         self.unet = MaskUNet(num_sources, channels, n_fft // 2 + 1, num_samples // hop_length + 1)
         # log-scale of the contrastive loss: learned with the separator, used by its training alone (paper, tau_2)
@@ -132,6 +135,13 @@ class Separator(ModelMixin, ConfigMixin):
             else:
                 continue
             nn.init.zeros_(module.bias)
+
+    def level(self, mixture):
+        """Mixtures (B, T) as these weights know them: quiet ones raised if the config says so.
+
+        Whoever goes on to embed the signals calls it before `forward`, for CLAP's embeddings depend on the level too.
+        """
+        return raise_quiet(mixture) if self.config.raise_quiet else mixture
 
     def stft(self, waveform):
         """(B, T) -> complex (B, F, T')."""

@@ -22,7 +22,7 @@ from macs.windows import BLOCK, analyse
 
 BLOCK_SECONDS = BLOCK / SAMPLE_RATE
 HOPS = (0.5, 1.0, 2.0, 4.0)  # s; whole blocks, and at least half a window overlaps
-VERSION = 1  # of what is kept; raise it when the analysis changes
+VERSION = 2  # of what is kept; raise it when the analysis changes
 SMOOTHING = 1.5  # s; pauses between barks do not count
 STEADY_SECONDS, STEADY_DISTANCE = 6.0, 0.1  # widths of the filter, in time and in 1 - cosine
 FADE_FROM, FADE_TO = -8.0, -20.0  # dB below what a source is in its window
@@ -193,6 +193,7 @@ def listen(pipe, path, hop=2.0, cache_dir=None, batch_size=4, progress=False):
             heard = analyse(pipe, path, hop, Path(folder), batch_size, progress)
     else:
         settings = {"hop": hop, "version": VERSION, "models": _models_fingerprint(pipe)}
+        settings["raise_quiet"] = pipe.separator.config.raise_quiet
         kept = Path(cache_dir) / f"{Path(path).stem[:80]}-{_fingerprint(settings, path)}.safetensors"
         if kept.is_file():
             heard = load_file(kept)

@@ -41,9 +41,12 @@ def analyse(pipe, path, hop, folder, batch_size, progress):
                     file.seek(start)
                     windows.append(torch.from_numpy(file.read(size, dtype="float32", fill_value=0.0)))
                 windows = torch.stack(windows).to(pipe._execution_device)
-                sources = pipe.separate(windows)  # (b, M, size)
+                mixtures = pipe.separator.level(windows)
+                sources = pipe.separate(mixtures)  # (b, M, size)
                 part = slice(first, first + len(windows))
                 embedded = pipe.encode_sources(sources)
+                raised = mixtures.abs().amax(-1) / windows.abs().amax(-1).clamp(min=1e-9)
+                sources = sources / raised.clamp(min=1)[:, None, None]  # as loud as they are in the recording
                 embeds = torch.zeros(num_windows, *embedded.shape[1:]) if embeds is None else embeds
                 embeds[part], powers[part] = embedded, _block_powers(sources)
                 for window, signals in enumerate(sources, first):

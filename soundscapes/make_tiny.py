@@ -143,6 +143,7 @@ def main():
         sizes["unet"] = sum(p.numel() for p in pipe.unet.parameters()) / 1e6
     for part in (pipe.vae, pipe.text_encoder, pipe.unet, pipe.separator, pipe.clap, pipe.adapter):
         torch.nn.Module.half(part)
+    pipe.separator.register_to_config(raise_quiet=True)  # the soundscapes have no quiet clips
     with write_folder_beside(output_dir) as partial:
         pipe.save_pretrained(partial)
         (partial / "labels.txt").write_text(

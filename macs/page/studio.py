@@ -106,6 +106,7 @@ class Studio:
         if mixture.abs().max() < SILENCE:
             raise AudioError(f"{path.name}: silence; there is nothing to draw in these seconds")
         with self.lock:
+            mixture = self.pipe.separator.level(mixture)
             sources = self.pipe.separate(mixture[None])
             embeds = self.pipe.encode_sources(sources)
             names = None

@@ -18,7 +18,7 @@ import macs.data.pairs
 from macs.audio import SAMPLE_RATE, AudioError, duration
 from macs.data.buckets import nearest_bucket
 from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
-from macs.loading import open_audio_models, separator_sizes, weight_files
+from macs.loading import open_audio_models, separator_config, weight_files
 from macs.training.feature_store import FeatureStore, cached_prompt, fill, read_features
 
 MIXTURES = 4  # separated at a time, twice as many on a GPU; CLAP embeds M times as many signals
@@ -39,7 +39,7 @@ class FrozenModels:
         self.sd_path, self.audio_paths, self.device = Path(sd_path), audio_paths, device
         self.num_sources, self.sizes, self.num_crops, self.num_workers = num_sources, sizes, num_crops, num_workers
         self.data_dir, self.cache_dir = data_dir, cache_dir
-        self.num_samples = separator_sizes(audio_paths[0])[1]  # length of the separator's mixtures at 16 kHz
+        self.num_samples = separator_config(audio_paths[0])["num_samples"]  # of the separator's mixtures, at 16 kHz
 
     @functools.cached_property
     def audio(self):
@@ -83,6 +83,8 @@ class FrozenModels:
         """The cache's place of the source embeddings: (num_crops, M, D) for each recording."""
         settings = {"num_crops": self.num_crops, "num_samples": self.num_samples, "num_sources": self.num_sources}
         settings["reader"] = macs.audio.READER
+        if separator_config(self.audio_paths[0])["raise_quiet"]:
+            settings["raise_quiet"] = True
         files = [file for path in self.audio_paths for file in weight_files(path)]
         return FeatureStore(self.cache_dir, self.data_dir, "audio", settings, files)
 
@@ -140,7 +142,7 @@ def embed_sources(separator, clap, mixtures):
     """Mixtures (B, T) at 16 kHz -> source embeddings (B, M, D), unit norm; CLAP sees all signals of a batch at once."""
     embeddings = []
     for batch in mixtures.split(MIXTURES if separator.device.type == "cpu" else 2 * MIXTURES):
-        sources = separator(batch.to(separator.device))
+        sources = separator(separator.level(batch.to(separator.device)))
         embeddings.append(clap.encode_audio(sources.flatten(0, 1)).unflatten(0, sources.shape[:2]))
     return torch.cat(embeddings)
 

@@ -16,7 +16,7 @@ from diffusers import (
 
 from macs import MACSPipeline
 from macs.attribution import AUDIOSET_LABELS, default_labels, read_names
-from macs.audio import AudioError
+from macs.audio import AudioError, fit_length
 
 
 def embeddings(batch, dim=256):
@@ -105,6 +105,17 @@ def test_sources_sum_to_the_mixture_and_embeddings_have_unit_norm(tiny):
     embeds = tiny.encode_audio(mixtures)
     assert embeds.shape == (2, 6, 256) and torch.allclose(embeds.norm(dim=-1), torch.ones(2, 6), atol=1e-5)
     assert torch.allclose(tiny.encode_audio(mixtures[1:])[0], embeds[1], atol=1e-5)
+
+
+def test_quiet_clips_are_raised_where_the_weights_know_none(tiny, tmp_path, monkeypatch):
+    loud = 0.1 * torch.randn(1, 50000, generator=torch.Generator().manual_seed(0))
+    soundfile.write(tmp_path / "quiet.wav", 0.03 * loud[0].numpy(), 16000, subtype="FLOAT")
+    monkeypatch.setattr(tiny.separator, "_internal_dict", tiny.separator._internal_dict)  # put back afterwards
+    for says, heard in ((False, 0.03 * loud), (True, loud * (0.42 / loud.abs().max()))):
+        tiny.separator.register_to_config(raise_quiet=says)
+        assert torch.allclose(tiny.separate(0.03 * loud).sum(1), heard, atol=1e-5)
+        embeds = tiny.clap.encode_audio(tiny.separator(fit_length(heard))[0])
+        assert torch.allclose(tiny.encode_audio(tiny.prepare_audio(tmp_path / "quiet.wav"))[0], embeds, atol=1e-4)
 
 
 def test_paths_arrays_and_tensors_are_the_same_clip(tiny, tmp_path):

@@ -126,6 +126,17 @@ def test_windows_and_their_numbers(tiny, heard):
     assert line.peaks.shape == (210,) and line.peaks[3].item() == pytest.approx(samples[3000:4000].abs().max().item())
 
 
+def test_a_quiet_recording_is_heard_as_a_loud_one_and_stays_quiet(tiny, tmp_path):
+    quiet = 0.01 * noise(8)
+    soundfile.write(tmp_path / "quiet.wav", quiet, 16000, subtype="FLOAT")
+    line = tiny.listen(tmp_path / "quiet.wav")
+    gain = 0.42 / np.abs(quiet).max()
+    raised = torch.from_numpy(gain * quiet)[None]
+    assert torch.allclose(line.rank_embeds[0], tiny.encode_audio(raised)[0], atol=2e-4)
+    blocks = tiny.separate(raised)[0][line.signals[0]].unflatten(1, (32, 4000)).square().mean(2).sqrt()
+    assert torch.allclose(line.levels, blocks.T / gain, rtol=1e-3)
+
+
 def test_what_was_heard_is_kept_and_found_by_content(tiny, heard, monkeypatch, tmp_path):
     path, line, kept = heard
     (file,) = kept.iterdir()

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from macs.loading import load_pipeline, local_folder
+from macs.loading import load_pipeline, local_folder, open_clap, open_one_separator
 from macs.released import CheckpointError
+from train import open_adapter
 
 
 @pytest.fixture
@@ -41,6 +42,20 @@ def test_every_broken_file_is_named_before_anything_is_loaded(copy, monkeypatch)
             with pytest.raises(CheckpointError):
                 local_folder(copy)
         (copy / file).write_bytes(content)
+
+
+def test_weights_to_start_from_are_named_too(copy):
+    starts = {"separator": open_one_separator, "clap": open_clap, "adapter": lambda path: open_adapter(path, 6, 256)}
+    for part, opened in starts.items():
+        folder = copy / part
+        opened(folder)
+        file = next(folder.glob("*.safetensors"))
+        file.write_bytes(file.read_bytes()[:1000])
+        with pytest.raises(CheckpointError, match=f"{part}/{file.name}: .*truncated"):
+            opened(folder)
+        (folder / "config.json").unlink()
+        with pytest.raises(CheckpointError, match=f"{part}/config.json"):
+            opened(folder)
 
 
 def test_a_pipeline_of_another_kind_is_one_line(copy, tmp_path):
