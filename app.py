@@ -113,7 +113,7 @@ def build_page(studio):
     import gradio as gr
 
     from macs.audio import SAMPLE_RATE, AudioError
-    from macs.page import views
+    from macs.page import over_time, views
 
     length = studio.pipe.separator.config.num_samples / SAMPLE_RATE
     sizes = studio.sizes()
@@ -205,46 +205,51 @@ def build_page(studio):
     with gr.Blocks(title="MACS: sound to picture", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         visitor = gr.State(first, time_to_live=3600)
         gr.HTML(f"<h1>MACS</h1><p>{INTRODUCTION}</p>", elem_id="title", js_on_load=None)
-        with gr.Row():
-            with gr.Column(min_width=320, elem_id="left"):
-                audio = gr.Audio(
-                    first.path or None, sources=["upload", "microphone"], type="filepath", editable=False,
-                    label="Your sound: a file, or record with the microphone", elem_id="audio", buttons=[],
-                )  # fmt: skip
-                with gr.Row(elem_id="examples"):
-                    buttons = [gr.Button(path.stem.replace("_", " "), size="sm") for path in examples]
-                message = gr.HTML(views.message_view(), elem_id="message", js_on_load=None)
-                cut = gr.HTML(
-                    views.cut_view(first.heard, length) if first.heard else "", elem_id="cut",
-                    js_on_load=views.script("cut.js"),
-                )  # fmt: skip
-                mixer = gr.HTML(
-                    views.mixer_view(first.heard) if first.heard else "", elem_id="mixer",
-                    js_on_load=views.script("mixer.js"),
-                )  # fmt: skip
-            with gr.Column(min_width=320, elem_id="right"):
-                frame = gr.HTML(picture(first), elem_id="picture", js_on_load=views.script("picture.js"))
-                ranking = gr.HTML("", elem_id="ranking", js_on_load=views.script("ranking.js"))
-                with gr.Row():
-                    again = gr.Button("Other noise", size="sm", min_width=100)
-                    cancel = gr.Button("Stop", size="sm", min_width=100)
-                prompt = gr.Textbox(label="Prompt", placeholder="text beside the sound; Enter draws", max_length=500)
-                with gr.Accordion("Settings", open=False):
-                    negative_prompt = gr.Textbox(label="Negative prompt", max_length=500)
-                    with gr.Row():
-                        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
-                        size = gr.Dropdown(list(sizes), value=next(iter(sizes)), label="Size", min_width=120)
-                    steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
-                    guidance_scale = gr.Slider(1, 15, value=7.5, step=0.5, label="Guidance")
-                with gr.Accordion("The same in Python and on the command line", open=False):
-                    texts = code(first)
-                    python = gr.Code(texts[0], language="python", label="Python", interactive=False)
-                    command = gr.Code(texts[1], language="shell", label="Command line", interactive=False)
-                with gr.Accordion("Files: picture, sources, figure, report", open=False):
-                    write = gr.Button("Write the files", size="sm")
-                    written = gr.File(label="Files", file_count="multiple", interactive=False)
-
         model = {"concurrency_limit": 1, "concurrency_id": "model", "trigger_mode": "multiple"}
+        with gr.Tabs():
+            with gr.Tab("One picture"), gr.Row():
+                with gr.Column(min_width=320, elem_id="left"):
+                    audio = gr.Audio(
+                        first.path or None, sources=["upload", "microphone"], type="filepath", editable=False,
+                        label="Your sound: a file, or record with the microphone", elem_id="audio", buttons=[],
+                    )  # fmt: skip
+                    with gr.Row(elem_id="examples"):
+                        buttons = [gr.Button(path.stem.replace("_", " "), size="sm") for path in examples]
+                    message = gr.HTML(views.message_view(), elem_id="message", js_on_load=None)
+                    cut = gr.HTML(
+                        views.cut_view(first.heard, length) if first.heard else "", elem_id="cut",
+                        js_on_load=views.script("cut.js"),
+                    )  # fmt: skip
+                    mixer = gr.HTML(
+                        views.mixer_view(first.heard) if first.heard else "", elem_id="mixer",
+                        js_on_load=views.script("mixer.js"),
+                    )  # fmt: skip
+                with gr.Column(min_width=320, elem_id="right"):
+                    frame = gr.HTML(picture(first), elem_id="picture", js_on_load=views.script("picture.js"))
+                    ranking = gr.HTML("", elem_id="ranking", js_on_load=views.script("ranking.js"))
+                    with gr.Row():
+                        again = gr.Button("Other noise", size="sm", min_width=100)
+                        cancel = gr.Button("Stop", size="sm", min_width=100)
+                    prompt = gr.Textbox(
+                        label="Prompt", placeholder="text beside the sound; Enter draws", max_length=500
+                    )
+                    with gr.Accordion("Settings", open=False):
+                        negative_prompt = gr.Textbox(label="Negative prompt", max_length=500)
+                        with gr.Row():
+                            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+                            size = gr.Dropdown(list(sizes), value=next(iter(sizes)), label="Size", min_width=120)
+                        steps = gr.Slider(1, 50, value=20, step=1, label="Steps")
+                        guidance_scale = gr.Slider(1, 15, value=7.5, step=0.5, label="Guidance")
+                    with gr.Accordion("The same in Python and on the command line", open=False):
+                        texts = code(first)
+                        python = gr.Code(texts[0], language="python", label="Python", interactive=False)
+                        command = gr.Code(texts[1], language="shell", label="Command line", interactive=False)
+                    with gr.Accordion("Files: picture, sources, figure, report", open=False):
+                        write = gr.Button("Write the files", size="sm")
+                        written = gr.File(label="Files", file_count="multiple", interactive=False)
+            with gr.Tab("Over time"):
+                over_time.build_tab(studio, model)
+
         at_once = {"queue": False, "trigger_mode": "multiple", "show_progress": "hidden"}
         heard_outputs = [message, cut, mixer, frame, ranking, python, command]
         drawn_outputs = [message, frame, ranking, python, command]

@@ -10,7 +10,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import app
 
@@ -59,6 +61,8 @@ def test_it_is_served_to_this_machine_and_loads_nothing_from_others(address):
 def test_the_page_in_chromium(address, tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api")
     (tmp_path / "broken.wav").write_text("no sound at all" * 99)
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16000 * 14)
+    soundfile.write(tmp_path / "long.wav", samples, 16000)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -92,5 +96,17 @@ def test_the_page_in_chromium(address, tmp_path):
         page.locator("#audio input[type=file]").wait_for(state="attached")
         page.set_input_files("#audio input[type=file]", tmp_path / "broken.wav")
         page.get_by_text("broken.wav: expected audio").wait_for()
+
+        page.get_by_role("tab", name="Over time").click()
+        page.set_input_files("#long_audio input[type=file]", tmp_path / "long.wav")
+        page.locator("#long_audio button[aria-label='Play']").wait_for()
+        page.locator("#make_board").click()
+        board = page.frame_locator("#board iframe")
+        board.locator("#parts button").nth(5).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        board.locator("#parts button").nth(4).click()  # the sound jumps there, and its part is marked
+        board.locator("#parts button.on").nth(0).wait_for()
+        start = float(board.locator("#parts button").nth(4).get_attribute("data-start"))
+        assert start <= board.locator("#sound").evaluate("sound => sound.currentTime") < start + 30
         assert not outside and not errors
         browser.close()
