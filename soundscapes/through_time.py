@@ -3,8 +3,9 @@
     python soundscapes/through_time.py --minutes 4
 
 Per second, what the judge sees in the film against what sounds (F1); the change between neighbouring frames while the
-same sources sound (flicker); both beside pictures of the same windows, each from a noise of its own. And in how many
-windows a source keeps its number, with the separator's own order beside it.
+same sources sound (flicker), and in two seconds of every minute at 8 frames per second, a film's usual rate; beside
+pictures of the same windows, each from a noise of its own. And in how many windows a source keeps its number, with the
+separator's own order beside it.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from soundscapes.sound.recipes import AMBIENCES, EVENTS, synthesise
 from soundscapes.sound.synthesis import SAMPLE_RATE
 
 FADE = SAMPLE_RATE // 2
+STRETCH, FILM_FPS = 2, 8  # s, frames/s: of the part of a minute that is drawn at a film's usual rate
 
 
 @dataclass
@@ -137,21 +139,39 @@ def measure(pipe, judge, index, folder, fps, **settings):
     path = Path(folder) / f"minute-{index}.wav"
     soundfile.write(path, minute.mixture, SAMPLE_RATE, subtype="PCM_16")  # a FLOAT file holds the time of writing
     timeline = pipe.listen(path, cache_dir=folder)
+    sounding, results = minute.sounding(), {}
     times = frame_times(minute.seconds, fps)
     seconds = times.long().tolist()
+    for name, pixels in drawn(pipe, timeline, times, 1000 * index, **settings).items():
+        results[f"F1, {name}"] = second_f1(judge.recognise(pixels), sounding, seconds)
+        results[f"flicker, {name}"] = flicker(judge.features(pixels), sounding, seconds)
+    times = steady_second(sounding) + frame_times(STRETCH, FILM_FPS)
+    for name, pixels in drawn(pipe, timeline, times, 1000 * index + 500, **settings).items():
+        results[f"flicker at {FILM_FPS}/s, {name}"] = flicker(judge.features(pixels), sounding, times.long().tolist())
+    results["followed"], results["not followed"] = (float(np.mean(s)) for s in followed(pipe, timeline, minute))
+    return results
+
+
+def steady_second(sounding):
+    """The middle of the longest stretch in which the same sources sound: the second where STRETCH s may begin."""
+    heard = np.stack(list(sounding.values()))
+    edges = [0, *(np.flatnonzero((heard[:, 1:] != heard[:, :-1]).any(0)) + 1).tolist(), heard.shape[1]]
+    start, end = max(zip(edges[:-1], edges[1:], strict=True), key=lambda part: part[1] - part[0])
+    return max(start, (start + end - STRETCH) // 2)
+
+
+def drawn(pipe, timeline, times, seed, **settings):
+    """Pictures (N, 3, H, W) in [-1, 1] of the times: the film's; of the nearest windows, each of its own noise."""
     nearest = (times[:, None] - timeline.starts[None] - timeline.window_seconds / 2).abs().argmin(1)
     alone = []
     for frame, window in enumerate(nearest.tolist()):
-        noise = torch.Generator().manual_seed(1000 * index + frame)
+        noise = torch.Generator().manual_seed(seed + frame)
         alone += pipe(source_embeds=timeline.rank_embeds[window, None], generator=noise, **settings).images
-    results = {}
-    for name, pictures in (("film", list(film_frames(pipe, timeline, times, **settings))), ("independent", alone)):
-        pixels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
-        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        results[f"F1, {name}"] = second_f1(judge.recognise(pixels), minute.sounding(), seconds)
-        results[f"flicker, {name}"] = flicker(judge.features(pixels), minute.sounding(), seconds)
-    results["followed"], results["not followed"] = (float(np.mean(s)) for s in followed(pipe, timeline, minute))
-    return results
+    pictures = {"film": film_frames(pipe, timeline, times, **settings), "independent": alone}
+    return {
+        name: torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2) / 127.5 - 1
+        for name, images in pictures.items()
+    }
 
 
 def main():

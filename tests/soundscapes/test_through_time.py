@@ -6,7 +6,7 @@ import torch
 
 from soundscapes.sound.recipes import AMBIENCES
 from soundscapes.sound.synthesis import SAMPLE_RATE
-from soundscapes.through_time import Minute, flicker, make_minute, second_f1
+from soundscapes.through_time import Minute, flicker, make_minute, second_f1, steady_second
 
 
 @pytest.mark.parametrize("index", [0, 3])
@@ -29,3 +29,5 @@ def test_measures():
     assert second_f1(seen, sounding, [0, 1, 2, 3]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 4)
     features = torch.tensor([[0.0, 0], [3, 4], [100, 0], [100, 1]])
     assert flicker(features, sounding, [0, 1, 2, 3]) == pytest.approx((5 + 1) / 2)  # not where the dog comes in
+    assert steady_second(minute.sounding()) == 0  # both parts last 2 s: the first
+    assert steady_second({"rain": np.ones(60, bool), "dog": np.arange(60) >= 20}) == 39  # of 20-60: 39 to 41 s
