@@ -206,13 +206,16 @@ def test_interpolation_begins_and_ends_at_the_clips(run, clips, tmp_path):
     assert np.abs(strip[:, :128] - back[:, 128:]).max() <= 1 and np.abs(strip[:, 256:] - back[:, :128]).max() <= 1
 
 
-def test_separate_only_writes_sources_and_no_pictures(run, clips, tmp_path):
+def test_separate_only_writes_sources_and_no_pictures(run, clips, tiny, tmp_path):
     out = tmp_path / "out"
     code, printed = run("--audio", clips, "--output_dir", out, "--separate_only")
     assert code == 0 and "sources of 3 clips written" in printed
     names = {path.name for path in (out / "sources").iterdir()}
     assert names == {f"{clip.stem}_{rank}.wav" for clip in clips.iterdir() for rank in range(1, 7)}
     assert [path.name for path in out.iterdir()] == ["sources"]
+    sources = tiny.separate(tiny.prepare_audio(clips / "plain.wav"))[0].numpy()  # the separator's, in its order
+    written = np.stack([soundfile.read(out / "sources" / f"plain_{rank}.wav")[0] for rank in range(1, 7)])
+    assert written == pytest.approx(sources, abs=2 / 32768)
     assert "sources of 0 clips" in run("--audio", clips, "--output_dir", out, "--separate_only")[1]
 
 
