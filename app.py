@@ -117,7 +117,8 @@ def build_page(studio):
 
     length = studio.pipe.separator.config.num_samples / SAMPLE_RATE
     sizes = studio.sizes()
-    examples = sorted(EXAMPLES.glob("*.wav"), key=lambda path: (path.stem != "rain_dog", path))
+    examples = [path for path in EXAMPLES.iterdir() if path.suffix in (".wav", ".ogg")]
+    examples.sort(key=lambda path: (path.stem != "rain_dog", path.suffix, path))  # the real recordings first
     first = Visitor()
     if examples:
         first = Visitor(path=str(examples[0]), shown_path=f"asset/demo/{examples[0].name}", ticket=1)

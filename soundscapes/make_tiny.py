@@ -149,8 +149,9 @@ def main():
         (partial / "labels.txt").write_text(
             "\n".join(CLASSES) + "\n"
         )  # names for its sources: inference.py --save_maps
-        if (output_dir / "README.md").is_file():  # the model card is written by hand
-            shutil.copy(output_dir / "README.md", partial)
+        for name in ("README.md", "recordings.csv"):  # the model card and its credits are written by hand
+            if (output_dir / name).is_file():
+                shutil.copy(output_dir / name, partial)
         for file in [partial / "model_index.json", *partial.glob("*/config.json")]:  # the same wherever it is made
             config = json.loads(file.read_text())
             if config.pop("_name_or_path", None):
