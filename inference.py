@@ -13,14 +13,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from tqdm import tqdm
-
 from macs import editing
 from macs.options import add_public_options, integer, multiple_of, number
-from macs.script import run
+from macs.script import importing, run
 
 
 def source_box(text):
@@ -115,6 +110,16 @@ def parse_args(arguments=None):
     return args
 
 
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object
+    from tqdm import tqdm
+
+
 def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
     from macs.audio import find_recordings
@@ -187,10 +192,11 @@ def check_sources(args):
 
 
 def open_pipeline(args, device):
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    with importing():
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
-    from macs.loading import load_pipeline
+        from macs.loading import load_pipeline
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -277,9 +283,10 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
 
     from macs.audio import SAMPLE_RATE
     from macs.files import write_beside
-    from macs.plots import maps_figure, sources_figure
 
     if args.save_maps and maps is not None:
+        from macs.plots import maps_figure  # only where it is asked for: matplotlib takes a second to import
+
         with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
             maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
     for path, image in zip(output_paths(args, name), images, strict=False):
@@ -292,6 +299,8 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
         with write_beside(folder / f"{name}_{rank}.wav") as partial:
             soundfile.write(partial, sources[rank - 1].cpu().numpy(), SAMPLE_RATE)
     if args.save_sources:
+        from macs.plots import sources_figure
+
         with write_beside(folder / f"{name}.png") as partial:
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 
