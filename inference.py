@@ -283,10 +283,9 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
 
     from macs.audio import SAMPLE_RATE
     from macs.files import write_beside
+    from macs.plots import maps_figure, sources_figure
 
     if args.save_maps and maps is not None:
-        from macs.plots import maps_figure  # only where it is asked for: matplotlib takes a second to import
-
         with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
             maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
     for path, image in zip(output_paths(args, name), images, strict=False):
@@ -299,8 +298,6 @@ def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
         with write_beside(folder / f"{name}_{rank}.wav") as partial:
             soundfile.write(partial, sources[rank - 1].cpu().numpy(), SAMPLE_RATE)
     if args.save_sources:
-        from macs.plots import sources_figure
-
         with write_beside(folder / f"{name}.png") as partial:
             sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
 

@@ -3,10 +3,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,7 @@ from macs import ClapEncoder, Separator
 from macs.audio import load_clip
 from macs.losses import si_sdr_improvement
 from macs.released import CheckpointError, export_separator
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "train_separator.py"
+from processes import Script, finish_together
 
 
 @pytest.fixture(scope="session")
@@ -80,20 +76,6 @@ def options(data_dir, clap_dir, tmp_path):
 def run_here(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["train_separator.py", *map(str, options)])
     train_separator.main()
-
-
-def start(*options, launcher=()):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*(launcher or [sys.executable]), SCRIPT, *options]
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.mark.slow
@@ -315,22 +297,21 @@ def test_export_puts_the_separator_into_a_copy_of_the_released_file(tmp_path):
 def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, tmp_path):
     options = [*options, "--checkpointing_steps", 1]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start(*options, "--output_dir", whole))
+    Script("train_separator.py", *options, "--output_dir", whole).finish()
 
-    process = start(*options, "--output_dir", cut)
+    killed = Script("train_separator.py", *options, "--output_dir", cut)
     deadline = time.time() + 200
     while not (cut / "checkpoints/step-00000005").exists() and time.time() < deadline:  # in the middle of epoch 2
-        assert process.poll() is None
+        assert killed.process.is_alive(), killed.output()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed.kill()
+    assert killed.process.exitcode == -signal.SIGKILL
     assert not (cut / "separator").exists()
     for path in (cut / "checkpoints").glob("step-*"):  # whatever it reached while the signal was on its way
         if path.name not in ("step-00000004", "step-00000005"):
             shutil.rmtree(path)
 
-    output = finish(start(*options, "--output_dir", cut, "--resume", "latest"))
+    output = Script("train_separator.py", *options, "--output_dir", cut, "--resume", "latest").finish()
     assert "Resumed from" in output
     weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole, cut)]
     assert weights[0].keys() == weights[1].keys()
@@ -341,10 +322,7 @@ def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, 
 
 @pytest.mark.slow
 def test_two_processes_train_together(options, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
-                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", 0]  # fmt: skip
-    output = finish(start(*options, launcher=launcher))
+    output = "".join(finish_together("train_separator.py", *options))
     out = tmp_path / "run"
     assert output.count("10 clips to train") == 1
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -377,7 +355,9 @@ def models_and_waveform(clap_dir):
 
 @pytest.mark.slow
 def test_gradients_of_two_processes_equal_those_of_one_on_the_joined_batch(clap_dir, tmp_path):
-    torch.multiprocessing.spawn(gradients_of_two_processes, (clap_dir, tmp_path), nprocs=2)
+    torch.multiprocessing.start_processes(
+        gradients_of_two_processes, (clap_dir, tmp_path), nprocs=2, start_method="forkserver"
+    )
     separator, clap, waveform = models_and_waveform(clap_dir)
     for half in waveform.chunk(2):  # the partners are drawn inside each process's part
         parts = losses_of(separator, clap, half)
