@@ -12,18 +12,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 FORK_SERVER = multiprocessing.get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(["train", "train_separator"])
 
 
-def _run(script, words, environment, printed):
+def _run(script, words, environment, num_threads, printed):
     file = os.open(printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    import torch
-
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)  # sums, and so the last bits, depend on it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
@@ -37,7 +37,8 @@ class Script:
     def __init__(self, script, *words, **variables):
         handle, self.printed = tempfile.mkstemp(suffix=".txt")
         os.close(handle)
-        arguments = (str(script), [str(word) for word in words], os.environ | variables, self.printed)
+        words = [str(word) for word in words]
+        arguments = (str(script), words, os.environ | variables, torch.get_num_threads(), self.printed)
         self.process = FORK_SERVER.Process(target=_run, args=arguments)
         self.process.start()
 

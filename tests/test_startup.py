@@ -23,17 +23,6 @@ try:
 finally:
     print("imported:", *(name for name in ("torch", "diffusers", "gradio", "numpy") if name in sys.modules))
 """
-DRAW_AND_TRAIN = """
-import sys
-import inference
-try:
-    inference.main()
-except SystemExit as end:
-    assert not end.code
-print("drawing:", *(name for name in ("matplotlib", "sklearn", "gradio") if name in sys.modules))
-import train, train_separator
-print("training:", *(name for name in ("sklearn", "gradio") if name in sys.modules))
-"""
 
 
 def printed(code, *arguments):
@@ -47,13 +36,6 @@ def test_help_and_mistakes_come_at_once(script):
     assert code == 0 and lines[0].startswith("usage:") and lines[-1] == "imported:"
     code, lines, errors = printed(RUN_SCRIPT, script, "--no_such_option")
     assert code == 2 and "error:" in errors and lines[-1] == "imported:"
-
-
-def test_what_few_need_is_not_imported_for_all(tmp_path):
-    words = ["--audio", "asset/demo/rain_dog.wav", "--output_dir", str(tmp_path), "--steps", "1"]
-    code, lines, errors = printed(DRAW_AND_TRAIN, *words)
-    assert code == 0, errors
-    assert (tmp_path / "rain_dog.png").is_file() and lines[-2:] == ["drawing:", "training:"]
 
 
 def test_schedules_are_those_of_diffusers():
