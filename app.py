@@ -14,11 +14,8 @@ from pathlib import Path
 # before Gradio is imported: nothing is counted, nothing is looked up
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
-import torch
-
 from macs.options import integer
-from macs.page.studio import Drawn, Heard, Settings, Stopped, Studio, mixed_weights, ranked, settings_from
-from macs.script import run
+from macs.script import importing, run
 
 EXAMPLES = Path(__file__).parent / "asset" / "demo"
 MAX_UPLOAD = "50mb"
@@ -35,6 +32,15 @@ def parse_args(arguments=None):
     add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets others of your network in")
     add("--port", type=integer(1, 65535), default=7860)
     return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import torch
+
+    from macs.page.studio import Drawn, Heard, Settings, Stopped, Studio, mixed_weights, ranked, settings_from
 
 
 @dataclass
@@ -295,12 +301,13 @@ EMPTY = '<div class="stage empty"></div>'
 
 def main():
     args = parse_args()
-    try:
-        import gradio as gr
-    except ImportError:
-        sys.exit(f"app.py: {INSTALL}")
-    from macs.loading import load_pipeline
-    from macs.page import views
+    with importing():
+        try:
+            import gradio as gr
+        except ImportError:
+            sys.exit(f"app.py: {INSTALL}")
+        from macs.loading import load_pipeline
+        from macs.page import views
 
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")

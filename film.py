@@ -75,10 +75,10 @@ def draw(args, pipe, timeline, folder):
 
 def main():
     args = parse_args()
+    check(args)
     from macs.files import fingerprint
     from macs.film import write_film
 
-    check(args)
     path = Path(args.output_dir) / f"{Path(args.audio).stem}.mp4"
     if path.exists() and not args.overwrite:
         print(f"{path} is there already; --overwrite makes it again")

@@ -13,14 +13,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from tqdm import tqdm
-
 from macs import editing
 from macs.options import add_public_options, integer, multiple_of, number
-from macs.script import run
+from macs.script import importing, run
 
 
 def source_box(text):
@@ -115,6 +110,16 @@ def parse_args(arguments=None):
     return args
 
 
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import gather_object
+    from tqdm import tqdm
+
+
 def find_clips(args):
     """The recordings asked for: ({name: path}, [problems])."""
     from macs.audio import find_recordings
@@ -187,10 +192,11 @@ def check_sources(args):
 
 
 def open_pipeline(args, device):
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    with importing():
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
-    from macs.loading import load_pipeline
+        from macs.loading import load_pipeline
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()

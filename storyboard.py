@@ -9,12 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from inference import check_output_dir, open_pipeline
 from macs.options import integer, multiple_of, number
-from macs.script import run
+from macs.script import importing, run
 
 HOPS = [0.5, 1.0, 2.0, 4.0]  # s; macs.timeline.HOPS, which would load torch for a --help
 
@@ -50,11 +48,15 @@ def add_options(parser):
 
 def check(args):
     """Ends the script with one line where recording, labels, folder or size will not do; before anything is loaded."""
-    from macs.audio import AudioError, read_audio
-
     name = Path(sys.argv[0]).name
     if args.size and len(args.size) > 2:
         sys.exit(f"{name}: --size takes one side, or height and width, but got {len(args.size)} numbers")
+    with importing():
+        import torch
+
+        from inference import check_output_dir
+        from macs.audio import AudioError, read_audio
+
     if args.mixed_precision == "fp16" and not torch.accelerator.is_available():
         sys.exit(f"{name}: --mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
     try:
@@ -75,6 +77,10 @@ def picture_settings(args):
 
 def hear(args):
     """(the pipeline, the recording's Timeline)."""
+    import torch
+
+    from inference import open_pipeline
+
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     pipe = open_pipeline(args, device)
     print(f"listening to {args.audio} ...")
@@ -97,17 +103,20 @@ def parse_args(arguments=None):
 
 def main():
     args = parse_args()
-    from macs.attribution import own_labels, read_names
-    from macs.files import write_beside
-    from macs.film import film_frames, write_film
-    from macs.storyboard import evenly, page, rows, scenes, sheet
-
     check(args)
     stem = Path(args.audio).stem
     paths = {kind: Path(args.output_dir) / f"{stem}.{kind}" for kind in ("png", "pdf", "html")}
     if not args.overwrite and all(path.exists() for path in paths.values()):
         print(f"{paths['html']} is there already; --overwrite makes it again")
         return
+    with importing():
+        import torch
+
+        from macs.attribution import own_labels, read_names
+        from macs.files import write_beside
+        from macs.film import film_frames, write_film
+        from macs.storyboard import evenly, page, rows, scenes, sheet
+
     try:
         labels = args.labels or own_labels(args.sd_path)
         labels = labels and read_names(labels)

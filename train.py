@@ -9,35 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import DistributedType, set_seed
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers.utils import logging as transformers_logging
-
-from macs.adapter import AudioAdapter
-from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
-from macs.data.labels import read_captions
-from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
-from macs.files import fingerprint, write_folder_beside
-from macs.loading import audio_model_paths, local_folder, open_trained, separator_config, weight_files
 from macs.options import add_public_options, integer, number
-from macs.released import CheckpointError, export_released
-from macs.script import run
-from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
-from macs.training.additions import captions_of, open_teacher, sources_heard
-from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
-from macs.training.feature_store import CacheError
-from macs.training.frozen_features import FrozenModels, make_dataset
-from macs.training.label_warmup import warm_up_by_labels
-from macs.training.loop import Run, compared_settings
+from macs.script import importing, run
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
 from macs.training.options import add_training_arguments
-from macs.training.validation_pictures import Validation
-from macs.weights import check_model_folder
 
 # What a resumed run may change: where things lie (weights are compared by their contents), and what is shown
 NOT_COMPARED = NOT_COMPARED_EITHER | {
@@ -95,6 +70,37 @@ def parse_args(arguments=None):
     if args.labels and args.adapter:
         parser.error("--labels is where a new adapter begins; leave it out to go on with --adapter")
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import torch
+    from accelerate.data_loader import prepare_data_loader
+    from accelerate.utils import DistributedType, set_seed
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers.utils import logging as diffusers_logging
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from transformers.utils import logging as transformers_logging
+
+    from macs.adapter import AudioAdapter
+    from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
+    from macs.data.labels import read_captions
+    from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
+    from macs.files import fingerprint, write_folder_beside
+    from macs.loading import audio_model_paths, local_folder, open_trained, separator_config, weight_files
+    from macs.released import CheckpointError, export_released
+    from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
+    from macs.training.additions import captions_of, open_teacher, sources_heard
+    from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
+    from macs.training.feature_store import CacheError
+    from macs.training.frozen_features import FrozenModels, make_dataset
+    from macs.training.label_warmup import warm_up_by_labels
+    from macs.training.loop import Run, compared_settings
+    from macs.training.validation_pictures import Validation
+    from macs.weights import check_model_folder
 
 
 def make_adapter(unet, sd_path, num_sources, embedding_dim, seed):

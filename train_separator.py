@@ -9,26 +9,8 @@ import contextlib
 import sys
 from pathlib import Path
 
-import torch
-from accelerate.utils import set_seed
-from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoTokenizer
-
-from macs import Separator
-from macs.audio import SAMPLE_RATE, SILENCE, load_clip
-from macs.data.clips import Clips, audio_folder, collate, find_audio, find_stems, label_files, labels_of, with_labels
-from macs.data.labels import label_texts
-from macs.files import write_folder_beside
-from macs.loading import open_clap, open_one_separator
-from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
 from macs.options import add_public_options, integer, number
-from macs.plots import sources_figure
-from macs.released import CheckpointError, export_separator
-from macs.script import run
-from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
-from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
+from macs.script import importing, run
 from macs.training.options import NOT_COMPARED as NOT_COMPARED_EITHER
 from macs.training.options import add_training_arguments
 
@@ -111,6 +93,39 @@ def loss_weights(losses, alpha):
     if "mixit" not in losses or losses == ["mixit"]:
         weights = dict.fromkeys(losses, 1.0)
     return weights
+
+
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import torch
+    from accelerate.utils import set_seed
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+    from transformers import AutoTokenizer
+
+    from macs import Separator
+    from macs.audio import SAMPLE_RATE, SILENCE, load_clip
+    from macs.data.clips import (
+        Clips,
+        audio_folder,
+        collate,
+        find_audio,
+        find_stems,
+        label_files,
+        labels_of,
+        with_labels,
+    )
+    from macs.data.labels import label_texts
+    from macs.files import write_folder_beside
+    from macs.loading import open_clap, open_one_separator
+    from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
+    from macs.plots import sources_figure
+    from macs.released import CheckpointError, export_separator
+    from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
+    from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
 
 
 def clap_tokenizer(clap_path, tokenizer_path):

@@ -1,7 +1,6 @@
-"""Figures of what was heard, and of which source drew what."""
+"""Figures of what was heard, and of which source drew what. matplotlib, a second to import, is where one is drawn."""
 
 import torch
-from matplotlib.figure import Figure
 
 from macs.audio import SAMPLE_RATE
 
@@ -27,6 +26,8 @@ def sources_figure(mixture, sources, image=None):
     One colour scale for all, so that what is quiet looks quiet; under each source its share of the energy.
     Returns a matplotlib Figure.
     """
+    from matplotlib.figure import Figure
+
     mixture, sources = mixture.cpu(), sources.cpu()
     rows, columns = 2, (len(sources) + 1) // 2
     ratios = [1.4] + [1] * columns + ([1.6] if image is not None else [])
@@ -64,6 +65,8 @@ def maps_figure(mixture, sources, image, maps, kind, names=None):
     source's mean, for some are attended to everywhere (docs/looking.md). names: M pairs (name, probability) or None.
     Returns a matplotlib Figure.
     """
+    from matplotlib.figure import Figure
+
     mixture, sources, maps = mixture.cpu(), sources.cpu(), maps.float().cpu()
     columns = 1 + len(sources)
     figure = Figure(figsize=(2.0 * columns, 4.3), layout="constrained")

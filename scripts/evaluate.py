@@ -21,34 +21,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from macs.data.pairs import IMAGE_SUFFIXES
-from macs.evaluation.embedding import encode_files
-from macs.evaluation.encoders import (
-    ClipImageEncoder,
-    InceptionEncoder,
-    SmallAudioEncoder,
-    SmallImageEncoder,
-    Wav2ClipEncoder,
-    load_encoder,
-)
-from macs.evaluation.measures import (
-    MEASURES,
-    OWN_SPLITS,
-    PAPER,
-    Embedded,
-    Estimate,
-    evaluate,
-    evaluate_folds,
-    find_files,
-    match_ids,
-)
-from macs.evaluation.table import figure, listed, table
-from macs.files import write_beside
+from macs.evaluation.paper import MEASURES, OWN_SPLITS, PAPER
 from macs.options import integer
-from macs.script import run
+from macs.script import importing, run
 
 
 def parse_args(argv=None):
@@ -75,7 +50,7 @@ def parse_args(argv=None):
     add("--seed", type=integer(0), default=0, help="of the resamples, the folds and KID's subsets")
     add("--batch_size", type=integer(1), default=64, help="files per batch")
     add("--num_workers", type=integer(0), default=min(8, os.cpu_count() or 1), help="processes that read files")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda: all visible GPUs; cuda:1; cpu")
+    add("--device", help="cuda: all visible GPUs, and the default where there is one; cuda:1; cpu")
     add("--cache_dir", default="cache/features", help="features by content; '' keeps none")
     add("--output_dir", default="output/evaluation", help="gets results.json, table.txt, table.png")
     args = parser.parse_args(argv)
@@ -94,8 +69,31 @@ def parse_args(argv=None):
     return args
 
 
+if __name__ == "__main__":
+    parse_args()  # --help and mistakes end here: what is imported below takes seconds
+
+with importing():
+    import numpy as np
+    import torch
+
+    from macs.data.pairs import IMAGE_SUFFIXES
+    from macs.evaluation.embedding import encode_files
+    from macs.evaluation.encoders import (
+        ClipImageEncoder,
+        InceptionEncoder,
+        SmallAudioEncoder,
+        SmallImageEncoder,
+        Wav2ClipEncoder,
+        load_encoder,
+    )
+    from macs.evaluation.measures import Embedded, Estimate, evaluate, evaluate_folds, find_files, match_ids
+    from macs.evaluation.table import figure, listed, table
+    from macs.files import write_beside
+
+
 def main(argv=None):
     args = parse_args(argv)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         compare(args)
     except (OSError, ValueError) as error:  # folders without files, ids that come twice, weights that are not there

@@ -1,8 +1,7 @@
 # Sourced by the other scripts from the repository root, after an optional REQUIREMENTS=<file>.
 # Uses the active Python if it already satisfies the requirements, else makes .venv and installs them there.
 REQUIREMENTS="${REQUIREMENTS:-requirements.txt}"
-# pip in dry-run without an index succeeds only if nothing is missing
-satisfied() { "$1" -m pip install --quiet --disable-pip-version-check --no-index --dry-run -r "$REQUIREMENTS" >/dev/null 2>&1; }
+satisfied() { "$1" scripts/satisfied.py "$REQUIREMENTS"; }
 
 if command -v python >/dev/null && satisfied python; then
     PYTHON="$(command -v python)"

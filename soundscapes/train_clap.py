@@ -25,6 +25,8 @@ from soundscapes.sound.recordings import NOISE, Recordings
 from soundscapes.sound.synthesis import noise
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
+HELD_OUT = 20 * len(CLASSES)  # sources that the trained one is asked to name
+
 
 def clips_per_scene(separator=""):
     """The mixture, and two parts of it; four where separating it is most of the work."""
@@ -196,7 +198,7 @@ def main():
     # Which of «The sound of <class>» is nearest to a held-out source?
     with torch.no_grad():
         texts = clap.encode_text(CLASS_TEXTS[:-1], tokenizer)
-        scenes = [make_scene("val", index, args.seed, num_sources=1) for index in range(20 * len(CLASSES))]
+        scenes = [make_scene("val", index, args.seed, num_sources=1) for index in range(HELD_OUT)]
         clips = torch.from_numpy(np.stack([scene.mixture for scene in scenes]))
         nearest = torch.cat(
             [(clap.encode_audio(part.to(DEVICE)) @ texts.T).argmax(1).cpu() for part in clips.split(32)]

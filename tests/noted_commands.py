@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = f"""#!{sys.executable}
 import json, os, sys
 from pathlib import Path
-if sys.argv[1:3] == ["-m", "pip"] or sys.argv[1] == "-c" and "torch.cuda" in sys.argv[2]:
+if sys.argv[1] == "scripts/satisfied.py" or sys.argv[1] == "-c" and "torch.cuda" in sys.argv[2]:
     sys.exit(0)
 with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")

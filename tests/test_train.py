@@ -1,8 +1,6 @@
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,9 +22,8 @@ from macs.released import export_released, open_generator
 from macs.training.additions import sources_heard
 from macs.training.denoiser import Denoiser
 from macs.training.frozen_features import FrozenModels
+from processes import Script, finish_together
 from stage_two import arguments, make_pipeline, write_pair, write_pairs
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -346,38 +343,28 @@ def test_without_separation_the_adapter_hears_the_mixture(model, shared, tmp_pat
     assert pipe.num_sources == 1 and torch.equal(pipe.separate(waveform), waveform[:, None])
 
 
-def start(command, **kwargs):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
-    )
-
-
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
     def command(out, **options):
         options = {
             "cache_dir": shared / "cache", "epochs": 2, "checkpointing_steps": 3, "ema": 0.9, "source_dropout": 0.5,
         } | options  # fmt: skip
-        return [sys.executable, "train.py", *arguments(model, shared / "data", tmp_path / out, **options)]
+        return ["train.py", *arguments(model, shared / "data", tmp_path / out, **options)]
 
-    whole = start(command("whole"))  # 5 steps to an epoch: the checkpoint of step 3 is in its middle
-    killed = start(command("killed"))
+    whole = Script(*command("whole"))  # 5 steps to an epoch: the checkpoint of step 3 is in its middle
+    killed = Script(*command("killed"))
     checkpoint = tmp_path / "killed" / "checkpoints" / "step-00000003"
     while not checkpoint.exists():
-        assert killed.poll() is None, killed.communicate()[0]
+        assert killed.process.is_alive(), killed.output()
         time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    assert killed.process.exitcode == -signal.SIGKILL
     for later in checkpoint.parent.glob("step-*"):  # the kill may have come a moment late
         if later != checkpoint:
             shutil.rmtree(later)
-    resumed = start(command("killed", resume="latest"))
-    output = resumed.communicate()[0]
-    assert resumed.returncode == 0, output
+    output = Script(*command("killed", resume="latest")).finish()
     assert "Resumed from" in output and "step-00000003" in output
-    output = whole.communicate()[0]
-    assert whole.returncode == 0, output
+    whole.finish()
     for name in ("model.safetensors", "optimizer.bin", "state.pt"):  # the last holds the running average
         ours, theirs = [tmp_path / run / "checkpoints" / "step-00000010" / name for run in ("killed", "whole")]
         load = load_file if name.endswith("safetensors") else torch.load
@@ -388,12 +375,8 @@ def test_a_killed_run_resumes_bit_for_bit(model, shared, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_together(model, shared, tmp_path):
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    launch = [sys.executable, *launch.split(), "--dynamo_backend", "no", "--main_process_port", "0", "train.py"]
     options = {"cache_dir": tmp_path / "cache", "epochs": 2, "validation_steps": 3, "validation_clips": 1}
-    process = start([*launch, *arguments(model, shared / "data", tmp_path / "out", **options)])
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    output = "".join(finish_together("train.py", *arguments(model, shared / "data", tmp_path / "out", **options)))
     assert output.count("16 frames to train on") == 1  # said by the main process alone
     # 9 batches of 2: 5 for each process, 3 optimizer steps of 2 micro-batches
     metrics = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()

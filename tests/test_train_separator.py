@@ -1,12 +1,12 @@
+import io
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
@@ -21,9 +21,7 @@ from macs import ClapEncoder, Separator
 from macs.audio import load_clip
 from macs.losses import si_sdr_improvement
 from macs.released import CheckpointError, export_separator
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "train_separator.py"
+from processes import Script, finish_together
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +67,26 @@ def data_dir(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def options(data_dir, clap_dir, tmp_path):
+def command(data_dir, clap_dir, output_dir):
     """Command line of a run: 2 epochs of 5 batches, 3 optimizer steps each."""
     return ["--data_dir", data_dir, "--dataset_name", "Tones", "--validation_set", "test", "--clap", clap_dir,
-            "--output_dir", tmp_path / "run", "--M", 3, "--channels", 16, "--clip_seconds", 0.5, "--epochs", 2,
+            "--output_dir", output_dir, "--M", 3, "--channels", 16, "--clip_seconds", 0.5, "--epochs", 2,
             "--batch_size", 2, "--num_workers", 0]  # fmt: skip
+
+
+@pytest.fixture
+def options(data_dir, clap_dir, tmp_path):
+    return command(data_dir, clap_dir, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, clap_dir, tmp_path_factory):
+    """(options, folder, what was printed) of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    options, printed = command(data_dir, clap_dir, out), io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed), redirect_stderr(printed):
+        run_here(monkeypatch, *options, "--checkpointing_steps", 2, "--report_to", "tensorboard")
+    return options, out, printed.getvalue()
 
 
 def run_here(monkeypatch, *options):
@@ -82,28 +94,12 @@ def run_here(monkeypatch, *options):
     train_separator.main()
 
 
-def start(*options, launcher=()):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*(launcher or [sys.executable]), SCRIPT, *options]
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.slow
-def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, data_dir, tmp_path):
-    run_here(monkeypatch, *options, "--checkpointing_steps", 2, "--report_to", "tensorboard")
-    printed = capsys.readouterr()
-    out = tmp_path / "run"
-    assert "10 clips to train, 4 to validate" in printed.out
-    assert "1 recordings could not be decoded" in printed.out
-    assert printed.err.count("clip3.wav") + printed.out.count("clip3.wav") == 1  # one warning in two epochs
+def test_a_run_trains_validates_draws_and_saves(monkeypatch, whole, data_dir, tmp_path):
+    options, out, printed = whole
+    assert "10 clips to train, 4 to validate" in printed
+    assert "1 recordings could not be decoded" in printed
+    assert printed.count("clip3.wav") == 1  # one warning in two epochs
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in metrics] == [1, 2]
     for name in ("mixit", "contrastive", "ranking", "si_sdr_improvement", "si_sdr_improvement_stems"):
@@ -139,9 +135,10 @@ def test_a_run_trains_validates_draws_and_saves(monkeypatch, capsys, options, da
     for change, message in changes:
         with pytest.raises(SystemExit, match=f"made with other settings: .*{message}"):
             run_here(monkeypatch, *options, *change, "--resume", "latest")
-    (out / "checkpoints/step-00000006/model.safetensors").write_bytes(b"cut off")
+    shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "copy/checkpoints/step-00000006/model.safetensors").write_bytes(b"cut off")
     with pytest.raises(SystemExit, match="step-00000006: the checkpoint cannot be read"):
-        run_here(monkeypatch, *options, "--resume", "latest")
+        run_here(monkeypatch, *options, "--output_dir", tmp_path / "copy", "--resume", "latest")
 
 
 def test_decorrelation_makes_signals_that_resemble_each_other_less(monkeypatch, capsys, options):
@@ -312,39 +309,38 @@ def test_export_puts_the_separator_into_a_copy_of_the_released_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(options, tmp_path):
-    options = [*options, "--checkpointing_steps", 1]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    finish(start(*options, "--output_dir", whole))
-
-    process = start(*options, "--output_dir", cut)
+def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_weights(whole, options, tmp_path):
+    options, cut = [*options, "--checkpointing_steps", 1], tmp_path / "cut"
+    killed = Script("train_separator.py", *options, "--output_dir", cut)
     deadline = time.time() + 200
     while not (cut / "checkpoints/step-00000005").exists() and time.time() < deadline:  # in the middle of epoch 2
-        assert process.poll() is None
+        assert killed.process.is_alive(), killed.output()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed.kill()
+    assert killed.process.exitcode == -signal.SIGKILL
     assert not (cut / "separator").exists()
     for path in (cut / "checkpoints").glob("step-*"):  # whatever it reached while the signal was on its way
         if path.name not in ("step-00000004", "step-00000005"):
             shutil.rmtree(path)
 
-    output = finish(start(*options, "--output_dir", cut, "--resume", "latest"))
+    output = Script("train_separator.py", *options, "--output_dir", cut, "--resume", "latest").finish()
     assert "Resumed from" in output
-    weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole, cut)]
+    weights = [load_file(folder / "separator/diffusion_pytorch_model.safetensors") for folder in (whole[1], cut)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    validations = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, cut)]
+    validations = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole[1], cut)]
     assert validations[0] == validations[1]
+
+
+def test_scikit_learn_is_imported_only_where_it_is_used(tmp_path):
+    probe = tmp_path / "probe.py"  # runs in a process that has imported train.py and train_separator.py, and no more
+    probe.write_text("import sys; print([name in sys.modules for name in ('train', 'train_separator', 'sklearn')])")
+    assert Script(probe).finish() == "[True, True, False]\n"
 
 
 @pytest.mark.slow
 def test_two_processes_train_together(options, tmp_path):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
-                "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", 0]  # fmt: skip
-    output = finish(start(*options, launcher=launcher))
+    output = "".join(finish_together("train_separator.py", *options))
     out = tmp_path / "run"
     assert output.count("10 clips to train") == 1
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -377,7 +373,9 @@ def models_and_waveform(clap_dir):
 
 @pytest.mark.slow
 def test_gradients_of_two_processes_equal_those_of_one_on_the_joined_batch(clap_dir, tmp_path):
-    torch.multiprocessing.spawn(gradients_of_two_processes, (clap_dir, tmp_path), nprocs=2)
+    torch.multiprocessing.start_processes(
+        gradients_of_two_processes, (clap_dir, tmp_path), nprocs=2, start_method="forkserver"
+    )
     separator, clap, waveform = models_and_waveform(clap_dir)
     for half in waveform.chunk(2):  # the partners are drawn inside each process's part
         parts = losses_of(separator, clap, half)

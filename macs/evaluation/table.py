@@ -7,7 +7,7 @@ paper: {method: {measure: number or None}}. folds: over how many parts of the cl
 import numpy as np
 from matplotlib.figure import Figure
 
-from macs.evaluation.measures import LOWER_IS_BETTER, MEASURES, NAMES
+from macs.evaluation.paper import LOWER_IS_BETTER, MEASURES, NAMES
 
 
 def table(

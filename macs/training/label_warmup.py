@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from torch import nn
 from tqdm import tqdm
 
@@ -58,6 +57,8 @@ def label_f1(projector, head, source_embeds, targets):
     """
     read = head(projector.eval()(source_embeds.to(head.weight.device))).cpu() > 0
     projector.train()
+    from sklearn.metrics import f1_score  # a second to import, and few trainings warm up
+
     return float(f1_score(targets.numpy(), read.numpy(), average="macro", zero_division=np.nan))
 
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from macs.files import replace_folder, sync_folder
 from macs.training.accelerator import TrainingError
+from macs.training.options import WARMUP
 
-WARMUP = 0.1  # share of the optimizer steps in which the learning rate rises from 0
 STATE = "state.pt"  # a checkpoint's position, schedule and running average
 RANDOM_STATES = {"random_state", "numpy_random_seed", "torch_manual_seed"}
 

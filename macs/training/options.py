@@ -1,9 +1,12 @@
 """The command line options that both training stages share."""
 
-from diffusers.optimization import SchedulerType
-
 from macs.options import integer, number
-from macs.training.loop import WARMUP
+
+WARMUP = 0.1  # share of the optimizer steps in which the learning rate rises from 0
+# diffusers.optimization.SchedulerType, which would load diffusers for a --help
+SCHEDULERS = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant",
+)  # fmt: skip
 
 # Options of `add_training_arguments` that leave the result as it is: a run may be resumed with others
 NOT_COMPARED = {"output_dir", "num_workers", "resume", "checkpointing_steps", "checkpoints_kept", "report_to"}
@@ -19,7 +22,7 @@ def add_training_arguments(parser, *, epochs, lr, batch_size, gradient_accumulat
     parser.add_argument(
         "--scheduler",
         default="cosine",
-        choices=[kind.value for kind in SchedulerType],
+        choices=SCHEDULERS,
         help=f"learning rate schedule; the first {WARMUP:.0%}% of the steps warm up",
     )
     parser.add_argument(

@@ -28,6 +28,7 @@ def test_every_script_ends_by_it():
     endings = {
         path: ast.unparse(node.body[0])
         for path in scripts
+        if path.name != "satisfied.py"  # runs before it is known that anything is installed
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
     }

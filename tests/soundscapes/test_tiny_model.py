@@ -50,7 +50,7 @@ def test_clap_hears_the_same_under_autocast(shipped):
 @pytest.mark.slow
 def test_separated_signals_are_closer_to_the_sources(shipped):
     for num_sources, expected in ((2, 7), (3, 5)):
-        scenes = [make_scene("test", index, num_sources=num_sources) for index in range(12)]
+        scenes = [make_scene("test", index, num_sources=num_sources) for index in range(8)]
         stems = torch.stack([torch.from_numpy(scene.stems) for scene in scenes])
         assert si_sdr_improvement(shipped.separate(stems.sum(1)), stems).mean() > expected  # dB
 
@@ -60,15 +60,15 @@ def test_demo_sounds_are_seen_in_their_pictures(shipped, judge):
     clips = [ROOT / "asset" / "demo" / f"{'_'.join(labels)}.wav".replace(" ", "_") for labels in DEMOS]
     real = {"real_dog": {"dog"}, "real_rain": {"rain"}, "real_sea": {"sea"}, "real_dog_sea": {"dog", "sea"}}
     clips += [ROOT / "asset" / "demo" / f"{name}.ogg" for name in real]
-    heard = [set(labels) for labels in [*DEMOS, *real.values()] for _ in range(3)]
-    images = shipped(clips, num_images_per_prompt=3, generator=torch.manual_seed(0), output_type="pt").images
-    seen = [set(names) for names in judge.recognise(images * 2 - 1)]  # three pictures of each clip, clip by clip
+    heard = [set(labels) for labels in [*DEMOS, *real.values()] for _ in range(2)]
+    images = shipped(clips, num_images_per_prompt=2, generator=torch.manual_seed(0), output_type="pt").images
+    seen = [set(names) for names in judge.recognise(images * 2 - 1)]  # two pictures of each clip, clip by clip
 
     def recall(heard):
         return sum(len(a & b) for a, b in zip(heard, seen, strict=True)) / sum(map(len, heard))
 
     found = list(zip(heard, seen, strict=True))
     assert recall(heard) >= 0.75, found
-    assert sum(len(a & b) for a, b in found[-12:]) >= 10, found[-12:]  # of the real recordings, of 15
+    assert sum(len(a & b) for a, b in found[-8:]) >= 6, found[-8:]  # of the real recordings, of 10
     assert sum(len(a & b) for a, b in found) >= 0.8 * sum(map(len, seen)), found
-    assert recall(heard[3:] + heard[:3]) < 0.2  # of another clip's sounds
+    assert recall(heard[2:] + heard[:2]) < 0.2  # of another clip's sounds

@@ -6,7 +6,6 @@ import torch
 from cleanfid.fid import fid_from_feats, kernel_distance
 
 from macs.evaluation.measures import (
-    MEASURES,
     Embedded,
     _draw_weights,
     evaluate,
@@ -16,6 +15,7 @@ from macs.evaluation.measures import (
     match_ids,
     similarity,
 )
+from macs.evaluation.paper import MEASURES
 
 COSINES = ("ais", "ais_z", "iis", "iis_z")
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from macs.evaluation.measures import OWN_SPLITS, Estimate
+from macs.evaluation.measures import Estimate
+from macs.evaluation.paper import OWN_SPLITS
 from macs.evaluation.table import figure, table
 
 
