@@ -223,19 +223,17 @@ def drawer(args, pipe):
     The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
-    with torch.no_grad():
-        prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
-            args.prompt, pipe._execution_device, 1, args.cfg, args.negative_prompt
-        )
-    settings = {
-        "prompt_embeds": prompt_embeds,
-        "negative_prompt_embeds": negative_prompt_embeds,
+    guidance_scale = args.guidance_scale if args.cfg else 1.0
+    texts = pipe.encode_texts(args.prompt)
+    if guidance_scale > 1:
+        texts |= {f"negative_{name}": value for name, value in pipe.encode_texts(args.negative_prompt).items()}
+    settings = texts | {
         "audio_scale": args.audio_scale,
         "top_sources": args.top_sources,
         "source_weights": args.source_weights,
         "source_masks": args.source_masks and dict(args.source_masks),
         "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance_scale if args.cfg else 1.0,
+        "guidance_scale": guidance_scale,
         "height": height,
         "width": width,
     } | editing.call_settings(args.edits, pipe, args.size)

@@ -181,7 +181,11 @@ def open_generator(unet_config, mlp_path, unet_path):
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(unet_config)
         layers = [list(layer) for layer in cross_attention_sizes(unet).items()]
-        adapter = AudioAdapter(layers, num_sources, cross_attention_dim=unet.config.cross_attention_dim)
+        width = unet.config.cross_attention_dim
+        # by keyword: diffusers takes positional arguments for defaults; theirs is for Stable Diffusion 1.4
+        adapter = AudioAdapter(
+            layers=layers, num_sources=num_sources, cross_attention_dim=width, prediction_type="epsilon"
+        )
     _load_into(adapter.projector, projector, mlp_path)
     state_dict = _load(unet_path)
     for part in ("to_k_ip", "to_v_ip"):
