@@ -227,16 +227,20 @@ def drawer(args, pipe):
     texts = pipe.encode_texts(args.prompt)
     if guidance_scale > 1:
         texts |= {f"negative_{name}": value for name, value in pipe.encode_texts(args.negative_prompt).items()}
-    settings = texts | {
-        "audio_scale": args.audio_scale,
-        "top_sources": args.top_sources,
-        "source_weights": args.source_weights,
-        "source_masks": args.source_masks and dict(args.source_masks),
-        "num_inference_steps": args.steps,
-        "guidance_scale": guidance_scale,
-        "height": height,
-        "width": width,
-    } | editing.call_settings(args.edits, pipe, args.size)
+    settings = (
+        texts
+        | {
+            "audio_scale": args.audio_scale,
+            "top_sources": args.top_sources,
+            "source_weights": args.source_weights,
+            "source_masks": args.source_masks and dict(args.source_masks),
+            "num_inference_steps": args.steps,
+            "guidance_scale": guidance_scale,
+            "height": height,
+            "width": width,
+        }
+        | editing.call_settings(args.edits, pipe, args.size)
+    )
 
     def draw(source_embeds, generators, num_images=1, pairs=()):
         pictures = editing.read_pictures(pipe, pairs, (settings["height"], settings["width"]))

@@ -113,9 +113,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
         self.control = SourceControl()  # of the UNets it is attached to
 
     @classmethod
-    def from_unet(
-        cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5, prediction_type=None
-    ):
+    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5, prediction_type=None):
         """A new adapter for this UNet, in float32; its keys and values start as the text's (paper, stage 2)."""
         # by keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out
         adapter = cls(
@@ -133,12 +131,8 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             to_v.load_state_dict(attention.to_v.state_dict())
         return adapter.to(unet.device)
 
-    def attach(self, unet):
-        """Puts the adapter into a stock UNet, in place; the parameters stay shared with the adapter.
-
-        The UNet then takes `added_cond_kwargs={"image_embeds": [embeddings]}`, embeddings (B, 1, M, embedding_dim).
-        Raises ValueError where the UNet's cross-attentions are not those the adapter was made for.
-        """
+    def check_unet(self, unet):
+        """Raises ValueError where the UNet's cross-attentions are not those the adapter was made for."""
         expected, found = dict(self.config.layers), cross_attention_sizes(unet)
         if found != expected or unet.config.cross_attention_dim != self.config.cross_attention_dim:
             ours = version_name(expected, self.config.cross_attention_dim)
@@ -147,8 +141,25 @@ class AudioAdapter(ModelMixin, ConfigMixin):
                 f"this adapter was made for {ours}, but the UNet is of {theirs}; use the adapter with the Stable "
                 "Diffusion it was trained on"
             )
+
+    def check_prediction(self, scheduler_config):
+        """Raises ValueError where the model of this scheduler predicts something else than the adapter's did."""
+        expected, found = self.config.prediction_type, scheduler_config.get("prediction_type", "epsilon")
+        if expected not in (None, found):
+            raise ValueError(
+                f"this adapter was made for a Stable Diffusion with prediction_type {expected}, but the scheduler's is "
+                f"{found}; use the adapter with the Stable Diffusion it was trained on"
+            )
+
+    def attach(self, unet):
+        """Puts the adapter into a stock UNet, in place; the parameters stay shared with the adapter.
+
+        The UNet then takes `added_cond_kwargs={"image_embeds": [embeddings]}`, embeddings (B, 1, M, embedding_dim).
+        Raises ValueError as `check_unet`.
+        """
+        self.check_unet(unet)
         processors = dict(unet.attn_processors)
-        for name, to_k, to_v in zip(expected, self.to_k_ip, self.to_v_ip, strict=True):
+        for name, to_k, to_v in zip(dict(self.config.layers), self.to_k_ip, self.to_v_ip, strict=True):
             processors[f"{name}.processor"] = AudioAttnProcessor(to_k, to_v, self.config.num_sources, self.control)
         unet.set_attn_processor(processors)
         unet.encoder_hid_proj = MultiIPAdapterImageProjection([self.projector])
@@ -156,15 +167,6 @@ class AudioAdapter(ModelMixin, ConfigMixin):
         unet.config.encoder_hid_dim_type = "ip_image_proj"
         if match_clips not in unet._forward_pre_hooks.values():
             unet.register_forward_pre_hook(match_clips, with_kwargs=True)
-
-    def check_prediction(self, scheduler):
-        """Raises ValueError where the scheduler's prediction type is not that of the model the adapter is made for."""
-        expected, found = self.config.prediction_type, scheduler.config.get("prediction_type", "epsilon")
-        if expected not in (None, found):
-            raise ValueError(
-                f"this adapter was made for a Stable Diffusion with prediction_type {expected}, but the scheduler's is "
-                f"{found}; use the adapter with the Stable Diffusion it was trained on"
-            )
 
     def attached(self, unet):
         """Whether every audio attention is in this UNet; methods that set attention processors may have removed it."""

@@ -65,7 +65,7 @@ class AudioMixin:
 
     def _register_audio(self, separator, clap, adapter, clap_tokenizer):
         self.register_modules(separator=separator, clap=clap, adapter=adapter, clap_tokenizer=clap_tokenizer)
-        adapter.check_prediction(self.scheduler)
+        adapter.check_prediction(self.scheduler.config)
         if not adapter.attached(self.unet):  # of a pipeline made by `from_pipe` it is, with the scales set there
             adapter.attach(self.unet)
         self._keep_audio_in_float32()

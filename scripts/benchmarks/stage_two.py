@@ -54,6 +54,7 @@ def run(args):
     dtype = getattr(torch, args.dtype)
     pipe = random_pipeline(args.size, args.device, torch.float32)
     pipe.adapter.detach(pipe.unet)
+    pipe.vae.register_to_config(force_upcast=False)  # as FrozenModels opens it
     torch.nn.Module.to(pipe.unet, dtype)
     model = Denoiser(pipe.unet, pipe.adapter)
     if args.gradient_checkpointing:
