@@ -19,7 +19,9 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from macs import editing
+from macs.devices import check_device, memory_advice, out_of_memory, speed_up
 from macs.options import add_public_options, integer, multiple_of, number
+from macs.presets import PRESETS
 from macs.script import run
 
 
@@ -47,6 +49,7 @@ def parse_args(arguments=None):
     add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")
     precisions = ["no", "fp16", "bf16"]
     add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
+    add("--compile", action="store_true", help="compile the UNet's blocks first: a minute, for many clips")
 
     add = parser.add_argument_group("recordings").add_argument
     names = "recordings; a name that begins with - needs ./ before it"
@@ -70,7 +73,7 @@ def parse_args(arguments=None):
     add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
     boxes = "where a source may draw: its number from 1 and a box in shares of the picture, as 2:0,0,0.5,1 (left half)"
     add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
-    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
+    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++); see --preset for few")
     size = "one side, or height and width; multiples of 8"
     add("--size", "--output_size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
     add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
@@ -101,6 +104,10 @@ def parse_args(arguments=None):
         "--dataloader_num_workers": ([str(n) for n in range(129)], "recordings are read one by one"),
     })  # fmt: skip
     args = parser.parse_args(arguments)
+    if args.preset:  # its values are defaults, which options that are given override
+        preset = PRESETS[args.preset]
+        parser.set_defaults(steps=preset.steps, guidance_scale=preset.guidance_scale)
+        args = parser.parse_args(arguments)
     if not (args.audio or args.data_dir or args.interpolate):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
     if args.size and len(args.size) > 2:
@@ -198,6 +205,20 @@ def open_pipeline(args, device):
     pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, args.M, dtype).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def memory_needed(args, device):
+    """What to change after an error for want of memory."""
+    advice = memory_advice(
+        device,
+        {
+            f"--batch_size 1 (now {args.batch_size})": args.batch_size > 1,
+            f"--num_images 1 (now {args.num_images})": args.num_images > 1,
+            "--mixed_precision fp16": args.mixed_precision == "no" and device.type != "cpu",
+            "a smaller --size": True,
+        },
+    )
+    return f"{advice}. Pictures that are written stay; the same command goes on from there"
 
 
 def read_clips(args, clips, names, num_samples, problems):
@@ -389,8 +410,10 @@ def main():
     args = parse_args()
     # without a GPU several processes find each other only when told so
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        sys.exit("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    try:
+        check_device(accelerator.device, args.mixed_precision, args.compile)
+    except ValueError as error:
+        sys.exit(f"inference.py: {error}")
     check_output_dir(Path(args.output_dir), accelerator.process_index)
     clips, problems = find_clips(args)
     clips, overlaps = share_no_output(args, clips)
@@ -404,6 +427,8 @@ def main():
         if todo or args.interpolate:
             check_sources(args)
             pipe = editing.equip(open_pipeline(args, accelerator.device), args.edits)
+            recorded = args.report or args.save_maps == "attention"
+            speed_up(pipe, args.batch_size * args.num_images, args.size, args.compile, fullgraph=not recorded)
         if args.interpolate and accelerator.is_main_process:
             print(f"written: {interpolate(args, pipe)}")
         if todo:
@@ -413,6 +438,10 @@ def main():
                         done = draw_clips(args, pipe, clips, pairs, names, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(f"inference.py: {memory_needed(args, accelerator.device)}")
 
     # Summary
     if accelerator.num_processes > 1:

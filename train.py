@@ -23,6 +23,7 @@ from macs.adapter import AudioAdapter
 from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
 from macs.data.labels import read_captions
 from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
+from macs.devices import memory_advice, out_of_memory
 from macs.files import fingerprint, write_folder_beside
 from macs.loading import audio_model_paths, check_adapter, local_folder, open_trained, separator_sizes, weight_files
 from macs.options import add_public_options, integer, number
@@ -361,12 +362,34 @@ def save_result(args, sd_path, accelerator, model, adapter):
         ) from error
 
 
+def memory_needed(args):
+    """What to change after an error for want of memory."""
+    half, twice = max(1, args.batch_size // 2), 2 * args.gradient_accumulation_steps
+    smaller = f"--batch_size {half} --gradient_accumulation_steps {twice} (the same images to a step)"
+    return memory_advice(
+        "this device",
+        {
+            smaller: args.batch_size > 1,
+            "--gradient_checkpointing": not args.gradient_checkpointing,
+            "--mixed_precision bf16 or fp16": args.mixed_precision in (None, "no"),
+            "--cache_dir": not args.cache_dir,
+            "without --captions": bool(args.captions),
+            "--trainable adapter": args.trainable == "unet",
+            "a smaller --resolution": True,
+        },
+    )
+
+
 def main():
     args = parse_args()
     try:
         train(args)
     except (TrainingError, CheckpointError, CacheError, PairError, OSError, ValueError) as error:
         sys.exit(f"train.py: {error}")
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(f"train.py: {memory_needed(args)}")
     finally:
         unlock(args.output_dir)
 

@@ -57,7 +57,7 @@ def cross_attention_sizes(unet):
 def version_name(layers, cross_attention_dim):
     """Which Stable Diffusion has these cross-attentions ({name: width}) and this width of the text, in words."""
     known = {(16, 768): "Stable Diffusion 1.x", (16, 1024): "Stable Diffusion 2.x", (70, 2048): "Stable Diffusion XL"}
-    name = known.get((len(layers), cross_attention_dim), "a UNet")
+    name = known.get((len(layers), cross_attention_dim), "a Stable Diffusion")
     widths = ", ".join(str(width) for width in sorted(set(layers.values())))
     return f"{name} ({len(layers)} cross-attentions of widths {widths}; cross_attention_dim {cross_attention_dim})"
 

@@ -136,7 +136,7 @@ def check_adapter(adapter_path, sd_path):
         adapter.check_unet(unet)
         adapter.check_prediction(DDPMScheduler.load_config(sd_path, subfolder="scheduler"))
     except ValueError as error:
-        raise CheckpointError(f"{adapter_path}: {error}, not with {sd_path}") from error
+        raise CheckpointError(f"{adapter_path} with {sd_path}: {error}") from error
 
 
 def open_trained(sd_path, adapter_path, dtype=torch.float32):

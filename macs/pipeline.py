@@ -236,13 +236,17 @@ class AudioMixin:
                 raise ValueError(f"expected 1 {words} or {batch_size}, one per clip, but got {value.shape[0]}")
         return {name: value.expand(batch_size, *value.shape[1:]) for name, value in embeds.items()}
 
+    @property
+    def own_size(self):
+        """(height, width) in pixels that are drawn where no other size is asked for."""
+        sides = self.unet.config.sample_size
+        return tuple(side * self.vae_scale_factor for side in ((sides, sides) if isinstance(sides, int) else sides))
+
     def _picture_size(self, height=None, width=None, latents=None, **_):
         """(height, width) in pixels that a call with these arguments draws."""
         if latents is not None:
             return tuple(side * self.vae_scale_factor for side in latents.shape[-2:])
-        default = self.unet.config.sample_size
-        default = (default, default) if isinstance(default, int) else default
-        return (height, width) if height and width else tuple(side * self.vae_scale_factor for side in default)
+        return (height, width) if height and width else self.own_size
 
     def _prepare_pictures(self, arguments, size, batch_size, num_images_per_prompt):
         """The arguments of a call with what pictures are among them, one per image; see `macs.pipelines`."""

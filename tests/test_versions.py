@@ -220,9 +220,9 @@ def test_an_adapter_for_another_version_is_refused(made, folder, monkeypatch):
     opened = []
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", lambda *args, **kwargs: opened.append(args))
     other = made("1.5") / "adapter"
-    with pytest.raises(CheckpointError, match="adapter: .*made for Stable Diffusion 1.x.*but the UNet is of .*2.x"):
+    with pytest.raises(CheckpointError, match="adapter with .*made for Stable Diffusion 1.x.*but the UNet is of .*2.x"):
         load_pipeline(made("2.1"), other)
-    with pytest.raises(CheckpointError, match="made for Stable Diffusion 1.x.*not with"):
+    with pytest.raises(CheckpointError, match="made for Stable Diffusion 1.x"):
         train.train(train.parse_args(arguments(made("2.1"), folder / "data", folder / "refused", adapter=other)))
     assert not opened and not (folder / "refused" / "checkpoints").exists()
 
