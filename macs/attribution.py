@@ -51,8 +51,9 @@ def noise_per_prediction(scheduler, timestep):
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "epsilon":
         return 1.0
-    # schedulers that work with sigmas may ask for times between the training's
-    squared = scheduler.alphas_cumprod.to(timestep.device)[timestep.round().long()]
+    # schedulers that work with sigmas may ask for times between the training's; an index of no dimension would be read
+    index = timestep.round().long().reshape(1)
+    squared = scheduler.alphas_cumprod.to(timestep.device).index_select(0, index)
     return squared if kind == "v_prediction" else squared / (1 - squared)
 
 

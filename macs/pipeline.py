@@ -325,7 +325,8 @@ class AudioMixin:
         heard = top_sources or num_sources
         if source_weights is not None:
             weights = check_source_weights(source_weights, num_sources, batch_size)[:, :heard]
-            source_weights = self._per_image(weights, num_images_per_prompt)
+            # all alike change nothing, to the last bit; looked at here, before they are on the device
+            source_weights = None if (weights == 1).all() else self._per_image(weights, num_images_per_prompt)
         if source_masks is not None:
             masks = check_source_masks(source_masks, num_sources, *size, batch_size)[:, :heard]
             source_masks = self._per_image(masks, num_images_per_prompt)

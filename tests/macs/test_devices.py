@@ -48,7 +48,7 @@ def test_compiled_blocks_draw_the_same(run, tmp_path):
     assert np.abs(picture(tmp_path / "plain/noise.png") - picture(tmp_path / "compiled/noise.png")).max() <= 2
 
 
-@pytest.mark.parametrize("words, fullgraph", [([], True), (["--save_maps"], False)])
+@pytest.mark.parametrize("words, fullgraph", [([], True), pytest.param(["--save_maps"], False, marks=pytest.mark.slow)])
 def test_blocks_are_compiled_whole_but_where_the_attention_is_recorded(run, tmp_path, monkeypatch, words, fullgraph):
     asked, compile_blocks = [], UNet2DConditionModel.compile_repeated_blocks
 
