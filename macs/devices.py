@@ -9,18 +9,13 @@ DECODED_AT_ONCE = 4 * 512 * 512  # pixels; more are decoded picture by picture
 
 
 def check_device(device, precision, compiled=False):
-    """Raises ValueError where a torch.device cannot do what is asked for; warns where it is no gain."""
-    check_precision(precision, device.type)
+    """Raises ValueError where a torch.device cannot do what is asked for; warns where it is slower than without."""
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    if precision == "bf16" and device.type == "cpu" and not has_bf16():
+        warnings.warn("this processor has no bf16 instructions: float32 is quicker", stacklevel=1)
     if compiled:
         check_compiler(device)
-    if precision == "bf16" and device.type == "cpu" and not has_bf16():
-        warnings.warn("this processor has no bf16 instructions: float32 may be quicker", stacklevel=1)
-
-
-def check_precision(precision, device_type):
-    """Raises ValueError where the device cannot compute in "fp16"."""
-    if precision == "fp16" and device_type == "cpu":
-        raise ValueError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
 
 
 def has_bf16():

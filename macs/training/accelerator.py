@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from macs.devices import check_precision
+from macs.devices import check_device
 from macs.files import write_beside
 
 
@@ -33,7 +33,7 @@ def make_accelerator(output_dir, *, mixed_precision, gradient_accumulation_steps
         step_scheduler_with_optimizer=False,  # the schedule counts optimizer steps, whatever the number of processes
     )
     try:
-        check_precision(accelerator.mixed_precision, accelerator.device.type)
+        check_device(accelerator.device, accelerator.mixed_precision)
     except ValueError as error:
         raise TrainingError(str(error)) from error
     if accelerator.is_main_process:
