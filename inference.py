@@ -15,6 +15,7 @@ from pathlib import Path
 
 from macs import editing
 from macs.options import add_public_options, integer, multiple_of, number
+from macs.presets import PRESETS
 from macs.script import importing, run
 
 
@@ -42,6 +43,7 @@ def parse_args(arguments=None):
     add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")
     precisions = ["no", "fp16", "bf16"]
     add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
+    add("--compile", action="store_true", help="compile the UNet's blocks first: a minute, for many clips")
 
     add = parser.add_argument_group("recordings").add_argument
     names = "recordings; a name that begins with - needs ./ before it"
@@ -65,7 +67,7 @@ def parse_args(arguments=None):
     add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
     boxes = "where a source may draw: its number from 1 and a box in shares of the picture, as 2:0,0,0.5,1 (left half)"
     add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
-    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
+    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++); see --preset for few")
     size = "one side, or height and width; multiples of 8"
     add("--size", "--output_size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
     add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
@@ -96,6 +98,10 @@ def parse_args(arguments=None):
         "--dataloader_num_workers": ([str(n) for n in range(129)], "recordings are read one by one"),
     })  # fmt: skip
     args = parser.parse_args(arguments)
+    if args.preset:  # its values are defaults, which options that are given override
+        preset = PRESETS[args.preset]
+        parser.set_defaults(steps=preset.steps, guidance_scale=preset.guidance_scale)
+        args = parser.parse_args(arguments)
     if not (args.audio or args.data_dir or args.interpolate):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
     if args.size and len(args.size) > 2:
@@ -118,6 +124,8 @@ with importing():
     from accelerate import Accelerator
     from accelerate.utils import gather_object
     from tqdm import tqdm
+
+    from macs.devices import check_device, memory_advice, out_of_memory, speed_up
 
 
 def find_clips(args):
@@ -208,6 +216,20 @@ def open_pipeline(args, device):
     return pipe
 
 
+def memory_needed(args, device):
+    """What to change after an error for want of memory."""
+    advice = memory_advice(
+        device,
+        {
+            f"--batch_size 1 (now {args.batch_size})": args.batch_size > 1,
+            f"--num_images 1 (now {args.num_images})": args.num_images > 1,
+            "--mixed_precision fp16": args.mixed_precision == "no" and device.type != "cpu",
+            "a smaller --size": True,
+        },
+    )
+    return f"{advice}. Pictures that are written stay; the same command goes on from there"
+
+
 def read_clips(args, clips, names, num_samples, problems):
     """{name: waveform (T,)} of those that can be read; a message about each of the others goes to problems."""
     from macs.audio import SILENCE, AudioError, load_clip
@@ -231,22 +253,24 @@ def drawer(args, pipe):
     The prompt is encoded once, for all clips.
     """
     height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
-    with torch.no_grad():
-        prompt_embeds, negative_prompt_embeds = pipe.encode_prompt(
-            args.prompt, pipe._execution_device, 1, args.cfg, args.negative_prompt
-        )
-    settings = {
-        "prompt_embeds": prompt_embeds,
-        "negative_prompt_embeds": negative_prompt_embeds,
-        "audio_scale": args.audio_scale,
-        "top_sources": args.top_sources,
-        "source_weights": args.source_weights,
-        "source_masks": args.source_masks and dict(args.source_masks),
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance_scale if args.cfg else 1.0,
-        "height": height,
-        "width": width,
-    } | editing.call_settings(args.edits, pipe, args.size)
+    guidance_scale = args.guidance_scale if args.cfg else 1.0
+    texts = pipe.encode_texts(args.prompt)
+    if guidance_scale > 1:
+        texts |= {f"negative_{name}": value for name, value in pipe.encode_texts(args.negative_prompt).items()}
+    settings = (
+        texts
+        | {
+            "audio_scale": args.audio_scale,
+            "top_sources": args.top_sources,
+            "source_weights": args.source_weights,
+            "source_masks": args.source_masks and dict(args.source_masks),
+            "num_inference_steps": args.steps,
+            "guidance_scale": guidance_scale,
+            "height": height,
+            "width": width,
+        }
+        | editing.call_settings(args.edits, pipe, args.size)
+    )
 
     def draw(source_embeds, generators, num_images=1, pairs=()):
         pictures = editing.read_pictures(pipe, pairs, (settings["height"], settings["width"]))
@@ -387,8 +411,10 @@ def main():
     args = parse_args()
     # without a GPU several processes find each other only when told so
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        sys.exit("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    try:
+        check_device(accelerator.device, args.mixed_precision, args.compile)
+    except ValueError as error:
+        sys.exit(f"inference.py: {error}")
     check_output_dir(Path(args.output_dir), accelerator.process_index)
     clips, problems = find_clips(args)
     clips, overlaps = share_no_output(args, clips)
@@ -402,6 +428,8 @@ def main():
         if todo or args.interpolate:
             check_sources(args)
             pipe = editing.equip(open_pipeline(args, accelerator.device), args.edits)
+            recorded = args.report or args.save_maps == "attention"
+            speed_up(pipe, args.batch_size * args.num_images, args.size, args.compile, fullgraph=not recorded)
         if args.interpolate and accelerator.is_main_process:
             print(f"written: {interpolate(args, pipe)}")
         if todo:
@@ -411,6 +439,10 @@ def main():
                         done = draw_clips(args, pipe, clips, pairs, names, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(f"inference.py: {memory_needed(args, accelerator.device)}")
 
     # Summary
     if accelerator.num_processes > 1:

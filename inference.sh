@@ -19,6 +19,7 @@ CONTROLNET="${CONTROLNET:-}"              # a ControlNet, folder or hub id, with
 CONTROL_IMAGE="${CONTROL_IMAGE:-}"
 LORA="${LORA:-}"                          # one LoRA: PATH_OR_ID:WEIGHT
 SCHEDULER="${SCHEDULER:-}"                # DDIM, EulerDiscrete, ...; the model's own if empty
+PRESET="${PRESET:-}"                      # lcm, hyper or turbo: a few steps, with the LoRA that belongs to it
 BATCH_SIZE="${BATCH_SIZE:-4}"
 SEED="${SEED:-0}"
 
@@ -34,6 +35,7 @@ fi
 [ -z "$CONTROL_IMAGE" ] || input+=(--control_image "$CONTROL_IMAGE")
 [ -z "$LORA" ] || input+=(--lora "$LORA")
 [ -z "$SCHEDULER" ] || input+=(--scheduler "$SCHEDULER")
+[ -z "$PRESET" ] || input+=(--preset "$PRESET")
 python inference.py "${input[@]}" --dataset_name "$DATASET_NAME" --output_dir "$OUTPUT_DIR" \
     --sd_path "$SD_PATH" --pt_path "$PT_PATH" --mixed_precision "$MIXED_PRECISION" \
     --batch_size "$BATCH_SIZE" --seed "$SEED" "$@"

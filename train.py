@@ -5,6 +5,7 @@ OUTPUT_DIR/adapter, which inference.sh takes as PT_PATH, and on the way checkpoi
 """
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -89,8 +90,16 @@ with importing():
     from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
     from macs.data.labels import read_captions
     from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
+    from macs.devices import memory_advice, out_of_memory
     from macs.files import fingerprint, write_folder_beside
-    from macs.loading import audio_model_paths, local_folder, open_trained, separator_config, weight_files
+    from macs.loading import (
+        audio_model_paths,
+        check_adapter,
+        local_folder,
+        open_trained,
+        separator_config,
+        weight_files,
+    )
     from macs.released import CheckpointError, export_released
     from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
     from macs.training.additions import captions_of, open_teacher, sources_heard
@@ -100,16 +109,17 @@ with importing():
     from macs.training.label_warmup import warm_up_by_labels
     from macs.training.loop import Run, compared_settings
     from macs.training.validation_pictures import Validation
+    from macs.training.xl import added_conditions
     from macs.weights import check_model_folder
 
 
-def make_adapter(unet, sd_path, num_sources, embedding_dim, seed):
+def make_adapter(unet, sd_path, num_sources, embedding_dim, seed, prediction_type=None):
     """A new adapter, whose keys and values start as the text's. sd_path a MACS pipeline: with its projector's sizes."""
     path = Path(sd_path) / "adapter" / "config.json"
     settings = json.loads(path.read_text()) if path.is_file() else {}
     sizes = {name: settings[name] for name in ("hidden_dim", "dropout") if name in settings}
     set_seed(seed)  # the same start in every process
-    return AudioAdapter.from_unet(unet, num_sources, embedding_dim, **sizes)
+    return AudioAdapter.from_unet(unet, num_sources, embedding_dim, **sizes, prediction_type=prediction_type)
 
 
 def open_adapter(path, num_sources, embedding_dim):
@@ -137,9 +147,16 @@ def train(args):
         sd_path = local_folder(args.sd_path)
     audio_paths = audio_model_paths(sd_path, args.pt_path, args.separator)
     num_sources = args.M or separator_config(audio_paths[0])["num_sources"]
+    if args.adapter:
+        check_adapter(args.adapter, sd_path)
 
     # Noise schedule, latents and training sizes of this Stable Diffusion
     noise_scheduler = DDPMScheduler.from_pretrained(sd_path, subfolder="scheduler")
+    prediction_type = noise_scheduler.config.prediction_type
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise CheckpointError(
+            f"{sd_path}/scheduler: expected prediction_type epsilon or v_prediction, but it is {prediction_type}"
+        )
     vae_config = AutoencoderKL.load_config(sd_path, subfolder="vae")
     unet_config = UNet2DConditionModel.load_config(sd_path, subfolder="unet")
     latent_scale = 2 ** (len(vae_config["block_out_channels"]) - 1)
@@ -154,6 +171,8 @@ def train(args):
     num_timesteps = noise_scheduler.config.num_train_timesteps
     draws = Draws(args.seed, args.num_crops, args.drop_rate, vae_config["latent_channels"], num_timesteps)
     captions = read_captions(args.captions) if args.captions else None
+    if captions and frozen.is_xl:
+        raise TrainingError("--captions is not for Stable Diffusion XL; leave it out")
     dataset, problems = make_dataset(
         frozen, accelerator, args.dataset_name, args.data_set, draws, latent_scale, captions
     )
@@ -167,7 +186,8 @@ def train(args):
     )  # fmt: skip
     # the sampler has shared the batches out already
     loader = prepare_data_loader(loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True)
-    prompt_embeds = frozen.prompt_embeds().to(accelerator.device)  # of the empty prompt
+    texts = {name: value.to(accelerator.device) for name, value in frozen.prompt_embeds().items()}  # the empty prompt's
+    prompt_embeds = texts["prompt_embeds"]
     counts = report(accelerator, dataset, problems, sizes, len(loader))
 
     # Models: the UNet with the adapter in it
@@ -175,12 +195,16 @@ def train(args):
     if args.adapter:
         adapter = open_adapter(args.adapter, num_sources, frozen.embedding_dim)
     else:
-        adapter = make_adapter(unet, sd_path, num_sources, frozen.embedding_dim, args.seed)
+        adapter = make_adapter(unet, sd_path, num_sources, frozen.embedding_dim, args.seed, prediction_type)
     if args.trainable == "adapter":
         nn.Module.to(unet, half)  # frozen; diffusers' own `to` warns without a reason
     if args.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    model = Denoiser(unet, adapter, args.trainable)
+    conditions = None
+    if frozen.is_xl:
+        pooled = texts["pooled_prompt_embeds"]
+        conditions = functools.partial(added_conditions, pooled=pooled, latent_scale=latent_scale)
+    model = Denoiser(unet, adapter, args.trainable, conditions)
 
     # Additions: a projector that has learned from labels, the generator itself as teacher, pictures on the way
     if args.labels and not args.resume:
@@ -218,7 +242,8 @@ def train(args):
             with accelerator.accumulate(model), attention_kernel(batch["noise"]):
                 batch = frozen.complete(batch)
                 if captions:
-                    batch["caption_embeds"] = frozen.encode_prompts(captions_of(batch, dataset, captions))
+                    spoken = frozen.encode_prompts(captions_of(batch, dataset, captions))
+                    batch["caption_embeds"] = spoken["prompt_embeds"]
                 if args.source_dropout:
                     heard = sources_heard(num_sources, args.source_dropout, args.seed, run.position.step)
                     batch["source_embeds"] = batch["source_embeds"][:, :heard]
@@ -239,7 +264,7 @@ def train(args):
             step_loss = 0.0
             run.step_done({"loss": epoch_losses[-1]})
             if pictures and run.position.step % args.validation_steps == 0:
-                draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, prompt_embeds, args.seed)
+                draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
         mean = sum(epoch_losses) / max(1, len(epoch_losses))
         run.log({"epoch": epoch + 1, "train/epoch_loss": mean})
         accelerator.print(f"epoch {epoch + 1}: mean loss {mean:.4f}")
@@ -248,7 +273,7 @@ def train(args):
     if run.average:
         run.average.copy_to(trained)
     if pictures and run.position.step % args.validation_steps:
-        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, prompt_embeds, args.seed)
+        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
     save_result(args, sd_path, accelerator, model, adapter)
     if run.skipped:
         problems["files that could not be read on the way"] = sorted(run.skipped)
@@ -304,12 +329,12 @@ def clip_gradients(accelerator, model, trained, clip_grad):
         accelerator.clip_grad_value_(trained, clip_grad)
 
 
-def draw(pictures, run, accelerator, vae, unet, adapter, noise_scheduler, prompt_embeds, seed):
+def draw(pictures, run, accelerator, vae, unet, adapter, noise_scheduler, texts, seed):
     """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames and their images now."""
     step = run.position.step
     adapter.eval()
     with run.averaged(), accelerator.autocast():  # in every process: where the UNet is sharded all must take part
-        images = pictures.images(vae, unet, noise_scheduler, prompt_embeds, seed)
+        images = pictures.images(vae, unet, noise_scheduler, texts, seed)
     adapter.train()
     if accelerator.is_main_process:
         path = run.output_dir / "figures" / f"step_{step:06d}.png"
@@ -323,7 +348,9 @@ def save_result(args, sd_path, accelerator, model, adapter):
         return
     unet = UNet2DConditionModel.from_pretrained(sd_path, subfolder="unet", torch_dtype=torch.float32)
     config = adapter.config
-    adapter = AudioAdapter.from_unet(unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout)
+    adapter = AudioAdapter.from_unet(
+        unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout, config.prediction_type
+    )
     Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
     output_dir = Path(args.output_dir)
     try:
@@ -350,12 +377,34 @@ def save_result(args, sd_path, accelerator, model, adapter):
         ) from error
 
 
+def memory_needed(args):
+    """What to change after an error for want of memory."""
+    half, twice = max(1, args.batch_size // 2), 2 * args.gradient_accumulation_steps
+    smaller = f"--batch_size {half} --gradient_accumulation_steps {twice} (the same images to a step)"
+    return memory_advice(
+        "this device",
+        {
+            smaller: args.batch_size > 1,
+            "--gradient_checkpointing": not args.gradient_checkpointing,
+            "--mixed_precision bf16 or fp16": args.mixed_precision in (None, "no"),
+            "--cache_dir": not args.cache_dir,
+            "without --captions": bool(args.captions),
+            "--trainable adapter": args.trainable == "unet",
+            "a smaller --resolution": True,
+        },
+    )
+
+
 def main():
     args = parse_args()
     try:
         train(args)
     except (TrainingError, CheckpointError, CacheError, PairError, OSError, ValueError) as error:
         sys.exit(f"train.py: {error}")
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(f"train.py: {memory_needed(args)}")
     finally:
         unlock(args.output_dir)
 

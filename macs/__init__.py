@@ -4,6 +4,7 @@ import importlib
 
 _MODULES = {
     "MACSPipeline": "pipeline",
+    "MACSXLPipeline": "xl",
     "Separator": "separator",
     "ClapEncoder": "clap",
     "AudioAdapter": "adapter",

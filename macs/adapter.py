@@ -54,13 +54,22 @@ def cross_attention_sizes(unet):
     return {name: unet.get_submodule(name).to_k.out_features for name in names}
 
 
+def version_name(layers, cross_attention_dim):
+    """Which Stable Diffusion has these cross-attentions ({name: width}) and this width of the text, in words."""
+    known = {(16, 768): "Stable Diffusion 1.x", (16, 1024): "Stable Diffusion 2.x", (70, 2048): "Stable Diffusion XL"}
+    name = known.get((len(layers), cross_attention_dim), "a Stable Diffusion")
+    widths = ", ".join(str(width) for width in sorted(set(layers.values())))
+    return f"{name} ({len(layers)} cross-attentions of widths {widths}; cross_attention_dim {cross_attention_dim})"
+
+
 def match_clips(unet, args, kwargs):
     """Forward pre-hook of a UNet: each image of a batch gets its own clip's embeddings.
 
     diffusers' own pipelines take the embeddings of B clips for one image's and repeat all of them for every image
     (diffusers issue 9813): row r of a batch then comes with B clips, of which one is its own.
     """
-    (embeds,) = (kwargs.get("added_cond_kwargs") or {}).get("image_embeds") or [None]
+    added = kwargs.get("added_cond_kwargs") or {}
+    (embeds,) = added.get("image_embeds") or [None]
     sample = args[0] if args else kwargs["sample"]
     rows = len(sample)
     if embeds is None or len(embeds) == rows or sample.ndim != 4:  # the rows of a film's (B, C, F, h, w) are no images
@@ -73,7 +82,7 @@ def match_clips(unet, args, kwargs):
         raise ValueError(f"expected as many prompts as clips are heard, but got {images} for {clips or len(embeds)}")
     row = torch.arange(rows, device=embeds.device)
     own = embeds.unflatten(0, (rows, clips))[row, row % images // (images // clips)]  # of (rows, clips, 1, M, D)
-    return args, kwargs | {"added_cond_kwargs": {"image_embeds": [own]}}
+    return args, kwargs | {"added_cond_kwargs": added | {"image_embeds": [own]}}
 
 
 class AudioAdapter(ModelMixin, ConfigMixin):
@@ -82,10 +91,21 @@ class AudioAdapter(ModelMixin, ConfigMixin):
     layers: [name, width] of every cross-attention, as `cross_attention_sizes(unet).items()` gives them (a list: JSON
     objects lose their order).
     num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout: see AudioProjector.
+    prediction_type: what the Stable Diffusion that it is made for predicts, as its scheduler says: "epsilon" or
+    "v_prediction"; None where that is not known. With `layers` and `cross_attention_dim` it says which version that is.
     """
 
     @register_to_config
-    def __init__(self, layers, num_sources=6, embedding_dim=512, hidden_dim=2048, cross_attention_dim=768, dropout=0.5):
+    def __init__(
+        self,
+        layers,
+        num_sources=6,
+        embedding_dim=512,
+        hidden_dim=2048,
+        cross_attention_dim=768,
+        dropout=0.5,
+        prediction_type=None,
+    ):
         super().__init__()
         self.projector = AudioProjector(num_sources, embedding_dim, hidden_dim, cross_attention_dim, dropout)
         self.to_k_ip = nn.ModuleList(nn.Linear(cross_attention_dim, width, bias=False) for _, width in layers)
@@ -93,7 +113,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
         self.control = SourceControl()  # of the UNets it is attached to
 
     @classmethod
-    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5):
+    def from_unet(cls, unet, num_sources=6, embedding_dim=512, hidden_dim=2048, dropout=0.5, prediction_type=None):
         """A new adapter for this UNet, in float32; its keys and values start as the text's (paper, stage 2)."""
         # by keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out
         adapter = cls(
@@ -103,6 +123,7 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             hidden_dim=hidden_dim,
             cross_attention_dim=unet.config.cross_attention_dim,
             dropout=dropout,
+            prediction_type=prediction_type,
         )
         for (name, _), to_k, to_v in zip(adapter.config.layers, adapter.to_k_ip, adapter.to_v_ip, strict=True):
             attention = unet.get_submodule(name)
@@ -110,22 +131,35 @@ class AudioAdapter(ModelMixin, ConfigMixin):
             to_v.load_state_dict(attention.to_v.state_dict())
         return adapter.to(unet.device)
 
+    def check_unet(self, unet):
+        """Raises ValueError where the UNet's cross-attentions are not those the adapter was made for."""
+        expected, found = dict(self.config.layers), cross_attention_sizes(unet)
+        if found != expected or unet.config.cross_attention_dim != self.config.cross_attention_dim:
+            ours = version_name(expected, self.config.cross_attention_dim)
+            theirs = version_name(found, unet.config.cross_attention_dim)
+            raise ValueError(
+                f"this adapter was made for {ours}, but the UNet is of {theirs}; use the adapter with the Stable "
+                "Diffusion it was trained on"
+            )
+
+    def check_prediction(self, scheduler_config):
+        """Raises ValueError where the model of this scheduler predicts something else than the adapter's did."""
+        expected, found = self.config.prediction_type, scheduler_config.get("prediction_type", "epsilon")
+        if expected not in (None, found):
+            raise ValueError(
+                f"this adapter was made for a Stable Diffusion with prediction_type {expected}, but the scheduler's is "
+                f"{found}; use the adapter with the Stable Diffusion it was trained on"
+            )
+
     def attach(self, unet):
         """Puts the adapter into a stock UNet, in place; the parameters stay shared with the adapter.
 
         The UNet then takes `added_cond_kwargs={"image_embeds": [embeddings]}`, embeddings (B, 1, M, embedding_dim).
-        Raises ValueError where the UNet's cross-attentions are not those the adapter was made for.
+        Raises ValueError as `check_unet`.
         """
-        expected, found = dict(self.config.layers), cross_attention_sizes(unet)
-        if found != expected or unet.config.cross_attention_dim != self.config.cross_attention_dim:
-            raise ValueError(
-                f"this adapter was made for a UNet with {len(expected)} cross-attentions of widths "
-                f"{sorted(set(expected.values()))} and cross_attention_dim {self.config.cross_attention_dim}, but the "
-                f"UNet has {len(found)} of widths {sorted(set(found.values()))} and cross_attention_dim "
-                f"{unet.config.cross_attention_dim}; use the adapter with the Stable Diffusion it was trained on"
-            )
+        self.check_unet(unet)
         processors = dict(unet.attn_processors)
-        for name, to_k, to_v in zip(expected, self.to_k_ip, self.to_v_ip, strict=True):
+        for name, to_k, to_v in zip(dict(self.config.layers), self.to_k_ip, self.to_v_ip, strict=True):
             processors[f"{name}.processor"] = AudioAttnProcessor(to_k, to_v, self.config.num_sources, self.control)
         unet.set_attn_processor(processors)
         unet.encoder_hid_proj = MultiIPAdapterImageProjection([self.projector])

@@ -94,8 +94,6 @@ class SourceControl:
         return them, on the UNet's device; R is 1 or rows. record: keep the running sums.
         """
         before = self.__dict__.copy()
-        if weights is not None and (weights == 1).all():
-            weights = None  # changes nothing, to the last bit
         self.scale, self.weights, self.masks, self.rows = scale, weights, masks, rows
         self.bias, self.sums = None, {} if record else None
         if masks is not None:

@@ -26,7 +26,7 @@ class MACSPipelineOutput(StableDiffusionPipelineOutput):
 
 @dataclass
 class SourceInfluence(BaseOutput):
-    """The change of the UNet's prediction when a source is left out, root mean square over steps and channels.
+    """The change of the predicted noise when a source is left out, root mean square over steps and channels.
 
     images: as of a call. maps: (images, M, H, W) float32, by place. numbers: (images, M) float32, over all places.
     """
@@ -42,12 +42,28 @@ def resized(maps, size, num_sources):
     return F.pad(maps, (0, 0, 0, 0, 0, num_sources - maps.shape[1]))
 
 
+def noise_per_prediction(scheduler, timestep):
+    """By how much the noise that a prediction means changes with the prediction, squared, at the same latents.
+
+    With latents a x + s e of a picture x and noise e, a² the scheduler's alphas_cumprod and s² = 1 - a²: the noise is
+    the prediction itself, s latents + a v of a velocity v (Salimans & Ho, 2022), (latents - a x) / s of a picture x.
+    """
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind == "epsilon":
+        return 1.0
+    # schedulers that work with sigmas may ask for times between the training's; an index of no dimension would be read
+    index = timestep.round().long().reshape(1)
+    squared = scheduler.alphas_cumprod.to(timestep.device).index_select(0, index)
+    return squared if kind == "v_prediction" else squared / (1 - squared)
+
+
 @contextlib.contextmanager
-def leave_one_out(unet, control):
+def leave_one_out(unet, control, scheduler):
     """Inside the `with` block every call of the UNet is repeated without each of the sources in turn.
 
-    Yields an object with total (images, M, h, w), the sum over the calls of the squared change of the prediction, mean
-    over its channels, and steps, the number of calls. Only the last `control.rows` rows of the batch are repeated.
+    Yields an object with total (images, M, h, w), the sum over the calls of the squared change of the predicted noise,
+    mean over its channels, and steps, the number of calls. scheduler: it says what the UNet predicts. Only the last
+    `control.rows` rows of the batch are repeated.
     """
     changes = SimpleNamespace(total=0, steps=0)
     repeating = False
@@ -59,7 +75,10 @@ def leave_one_out(unet, control):
         rows = control.rows
         latents, timestep = args[0][-rows:], args[1]
         conditions = kwargs["added_cond_kwargs"]["image_embeds"]
-        kwargs = kwargs | {"added_cond_kwargs": {"image_embeds": [embeds[-rows:] for embeds in conditions]}}
+        # SDXL has pooled texts and sizes beside the sound
+        added = {k: v[-rows:] for k, v in kwargs["added_cond_kwargs"].items() if k != "image_embeds"}
+        added["image_embeds"] = [embeds[-rows:] for embeds in conditions]
+        kwargs = kwargs | {"added_cond_kwargs": added}
         for name in ("encoder_hidden_states", "timestep_cond", "mid_block_additional_residual"):
             kwargs[name] = None if kwargs.get(name) is None else kwargs[name][-rows:]
         if kwargs.get("down_block_additional_residuals") is not None:  # of a ControlNet
@@ -77,7 +96,7 @@ def leave_one_out(unet, control):
                 squared.append((output[0][-rows:].float() - left.float()).square().mean(1))
         finally:
             repeating = False
-        changes.total = changes.total + torch.stack(squared, dim=1)
+        changes.total = changes.total + noise_per_prediction(scheduler, timestep) * torch.stack(squared, dim=1)
         changes.steps += 1
 
     hook = unet.register_forward_hook(repeat, with_kwargs=True)

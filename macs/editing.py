@@ -6,12 +6,14 @@ Everything that can be wrong is found before a model is opened; what belongs to 
 import importlib.util
 import json
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from macs.options import number
+from macs.presets import PRESETS, preset_scheduler
 
 # diffusers' for Stable Diffusion, without the ones that need another package or another noise schedule
 SCHEDULERS = (
@@ -41,6 +43,9 @@ def add_options(parser):
     loras = "weights added to the model's, as anime.safetensors:0.7"
     add("--lora", type=weighted, nargs="+", default=[], metavar="PATH_OR_ID:WEIGHT", help=loras)
     add("--scheduler", metavar="NAME", help=f"the sampler: {', '.join(SCHEDULERS)}; the model's own if not given")
+    presets = "; ".join(f"{name}: {p.scheduler}, {p.steps} steps" for name, p in PRESETS.items())
+    presets = f"few steps, by a distilled model or its --lora ({presets}; no guidance); options given override it"
+    add("--preset", choices=list(PRESETS), help=presets)
 
 
 @dataclass
@@ -54,6 +59,7 @@ class Edits:
     control_image: str | None = None
     lora: list = field(default_factory=list)
     scheduler: str | None = None
+    preset: str | None = None
 
     def __post_init__(self):
         if self.scheduler:
@@ -173,7 +179,15 @@ def equip(pipe, edits):
     """The pipeline with the sampler, the LoRAs and in the form that the options ask for. ValueError: do not fit."""
     import diffusers
 
-    if edits.scheduler:
+    if edits.preset:
+        if PRESETS[edits.preset].lora and not edits.lora:
+            warnings.warn(
+                f"--preset {edits.preset} without --lora is for a model distilled for it; others want the LoRA, such "
+                f"as {PRESETS[edits.preset].lora}",
+                stacklevel=1,
+            )
+        pipe.scheduler = preset_scheduler(edits.preset, pipe.scheduler, edits.scheduler)
+    elif edits.scheduler:
         pipe.scheduler = getattr(diffusers, edits.scheduler).from_config(pipe.scheduler.config)
     names = [f"lora_{i}" for i in range(len(edits.lora))]
     for name, (path, _) in zip(names, edits.lora, strict=True):
@@ -187,6 +201,8 @@ def equip(pipe, edits):
     if not (edits.init_image or edits.controlnet):
         return pipe
 
+    if hasattr(pipe, "text_encoder_2"):
+        raise ValueError("--init_image and --controlnet: not with Stable Diffusion XL, which draws from noise here")
     from macs.pipelines import MACSControlNetPipeline, MACSImg2ImgPipeline, MACSInpaintPipeline
 
     if edits.controlnet:
@@ -218,6 +234,5 @@ def call_settings(edits, pipe, size=None):
     """What the options add to every call: strength, and height and width, which are the model's if size is None."""
     if not edits.pictures:
         return {}
-    sides = pipe.unet.config.sample_size
-    sides = size or [pipe.vae_scale_factor * side for side in ([sides] if isinstance(sides, int) else sides)]
+    sides = size or pipe.own_size
     return {"height": sides[0], "width": sides[-1]} | ({"strength": edits.strength} if edits.init_image else {})

@@ -89,7 +89,7 @@ def motion_drawer(pipe, motion_adapter):
         if settings.get("prompt_embeds") is not None:
             prompt = None
         if source_weights is not None:
-            source_weights = source_weights.to(latents.device)
+            source_weights = None if (source_weights == 1).all() else source_weights.to(latents.device)
         with pipe.adapter.control.during(latents.shape[2:], len(latents), audio_scale, source_weights):
             out = animate(
                 prompt=prompt,

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from accelerate import init_empty_weights
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from macs.adapter import AudioAdapter
 from macs.clap import ClapEncoder
 from macs.hub import class_name
 from macs.pipeline import MACSPipeline
-from macs.released import CheckpointError, find_released, open_separator, open_stable_diffusion
+from macs.released import CheckpointError, find_released, is_xl, open_separator, open_stable_diffusion
 from macs.separator import Separator
 from macs.weights import check_model_folder, check_pipeline_folder
+from macs.xl import MACSXLPipeline
 
 
 def _is_macs(sd_path):
@@ -27,6 +29,10 @@ def _is_macs(sd_path):
         return class_name(json.loads(index.read_text())).startswith("MACS")  # its img2img form is one too
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: expected a pipeline's JSON with a _class_name, but: {error}") from error
+
+
+def _pipeline_class(sd_path):
+    return MACSXLPipeline if is_xl(sd_path) else MACSPipeline
 
 
 def local_folder(sd_path):
@@ -123,6 +129,18 @@ def weight_files(path):
     return sorted(file for file in path.rglob("*") if file.suffix in (".json", ".txt", ".safetensors", ".bin"))
 
 
+def check_adapter(adapter_path, sd_path):
+    """Raises CheckpointError, before weights are read, where the adapter was made for another Stable Diffusion."""
+    with init_empty_weights():
+        adapter = AudioAdapter.from_config(AudioAdapter.load_config(adapter_path))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(sd_path, subfolder="unet"))
+    try:
+        adapter.check_unet(unet)
+        adapter.check_prediction(DDPMScheduler.load_config(sd_path, subfolder="scheduler"))
+    except ValueError as error:
+        raise CheckpointError(f"{adapter_path} with {sd_path}: {error}") from error
+
+
 def open_trained(sd_path, adapter_path, dtype=torch.float32):
     """The pipeline that an adapter trained by train.py belongs to; trained_with.json there names its separator."""
     path = Path(adapter_path) / "trained_with.json"
@@ -132,12 +150,14 @@ def open_trained(sd_path, adapter_path, dtype=torch.float32):
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected what train.py writes, a JSON object, but: {error}") from error
     paths = audio_model_paths(sd_path, pt_path, separator_path)
+    check_adapter(adapter_path, sd_path)
     adapter = AudioAdapter.from_pretrained(adapter_path, dtype=dtype)
     separator, clap = open_audio_models(*paths, adapter.config.num_sources)
     audio = {"separator": separator, "clap": clap, "adapter": adapter}
+    pipeline_class = _pipeline_class(sd_path)
     if _is_macs(sd_path):
-        return MACSPipeline.from_pretrained(sd_path, dtype=dtype, **audio)
-    return MACSPipeline(**open_stable_diffusion(sd_path, dtype), **audio)
+        return pipeline_class.from_pretrained(sd_path, dtype=dtype, **audio)
+    return pipeline_class(**open_stable_diffusion(sd_path, dtype), **audio)
 
 
 def load_pipeline(sd_path, pt_path=None, dataset_name=None, num_sources=None, dtype=torch.float32):
@@ -170,7 +190,7 @@ def _open_pipeline(sd_path, pt_path, dataset_name, dtype, is_macs, with_adapter)
     if is_macs and pt_path:
         raise CheckpointError(f"{pt_path}: expected an adapter folder (config.json and safetensors) beside {sd_path}")
     if is_macs:
-        return MACSPipeline.from_pretrained(sd_path, dtype=dtype)
+        return _pipeline_class(sd_path).from_pretrained(sd_path, dtype=dtype)
     if pt_path:
         return MACSPipeline.from_released(sd_path, pt_path, dataset_name, dtype=dtype)
     raise CheckpointError(

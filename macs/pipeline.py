@@ -65,12 +65,14 @@ class AudioMixin:
 
     def _register_audio(self, separator, clap, adapter, clap_tokenizer):
         self.register_modules(separator=separator, clap=clap, adapter=adapter, clap_tokenizer=clap_tokenizer)
+        adapter.check_prediction(self.scheduler.config)
         if not adapter.attached(self.unet):  # of a pipeline made by `from_pipe` it is, with the scales set there
             adapter.attach(self.unet)
         self._keep_audio_in_float32()
         # DiffusionPipeline.from_pretrained without a dtype leaves it in that of its file, the others in float32
-        if self.text_encoder.dtype != self.unet.dtype and not getattr(self.text_encoder, "is_quantized", False):
-            self.text_encoder.to(self.unet.dtype)
+        for encoder in (self.text_encoder, getattr(self, "text_encoder_2", None)):
+            if encoder and encoder.dtype != self.unet.dtype and not getattr(encoder, "is_quantized", False):
+                encoder.to(self.unet.dtype)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -206,31 +208,48 @@ class AudioMixin:
         drawn = super().prepare_latents(batch_size, channels, height, width, torch.float32, *args, **kwargs)
         return drawn.to(dtype) if torch.is_tensor(drawn) else tuple(latents.to(dtype) for latents in drawn)
 
-    def _encode_prompts(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, batch_size, **kw):
-        """-> embeddings (B, L, D) of prompts and, if guided, negative prompts. One text is encoded once for B clips."""
-        if prompt_embeds is None:
-            if isinstance(prompt, list) and isinstance(negative_prompt, str):
-                negative_prompt = [negative_prompt] * len(prompt)
-            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-                prompt, self._execution_device, 1, guided, negative_prompt,
-                negative_prompt_embeds=negative_prompt_embeds, **kw,
-            )  # fmt: skip
-        elif guided and negative_prompt_embeds is None:
-            texts = negative_prompt or ""
-            negative_prompt_embeds = self.encode_prompt(texts, self._execution_device, 1, False, **kw)[0]
-        embeds = [prompt_embeds, negative_prompt_embeds if guided else None]
-        for name, value in zip(("prompt", "negative prompt"), embeds, strict=True):
-            if value is not None and value.shape[0] not in (1, batch_size):
-                raise ValueError(f"expected 1 {name} or {batch_size}, one per clip, but got {value.shape[0]}")
-        return [value if value is None else value.expand(batch_size, -1, -1) for value in embeds]
+    _text_embeds = ("prompt_embeds",)  # by what name a call takes what encode_prompt returns
+
+    @torch.no_grad()
+    def encode_texts(self, texts, **kwargs):
+        """A str or a list of B -> {name: (1 or B, ...)}, arguments of a call in place of `prompt`.
+
+        "negative_" before their names makes them those in place of `negative_prompt`. kwargs: of `encode_prompt`.
+        """
+        embeds = self.encode_prompt(
+            texts, device=self._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False, **kwargs
+        )
+        return dict(zip(self._text_embeds, embeds[::2], strict=True))  # every second one is the negative prompt's
+
+    def _encode_prompts(self, texts, given, batch_size, **kwargs):
+        """Texts {"": prompts, "negative_": negative prompts} -> arguments of a call, B of each; `given` ones are kept.
+
+        One text is encoded once for B clips.
+        """
+        embeds = {}
+        for branch, prompts in texts.items():
+            names = {branch + name: name for name in self._text_embeds}
+            if any(given.get(name) is None for name in names):
+                encoded = self.encode_texts(prompts, **kwargs)
+                embeds |= {branch_name: encoded[name] for branch_name, name in names.items()}
+            embeds |= {name: given[name] for name in names if given.get(name) is not None}
+        for name, value in embeds.items():
+            if value.shape[0] not in (1, batch_size):
+                words = "negative prompt" if name.startswith("negative_") else "prompt"
+                raise ValueError(f"expected 1 {words} or {batch_size}, one per clip, but got {value.shape[0]}")
+        return {name: value.expand(batch_size, *value.shape[1:]) for name, value in embeds.items()}
+
+    @property
+    def own_size(self):
+        """(height, width) in pixels that are drawn where no other size is asked for."""
+        sides = self.unet.config.sample_size
+        return tuple(side * self.vae_scale_factor for side in ((sides, sides) if isinstance(sides, int) else sides))
 
     def _picture_size(self, height=None, width=None, latents=None, **_):
         """(height, width) in pixels that a call with these arguments draws."""
         if latents is not None:
             return tuple(side * self.vae_scale_factor for side in latents.shape[-2:])
-        default = self.unet.config.sample_size
-        default = (default, default) if isinstance(default, int) else default
-        return (height, width) if height and width else tuple(side * self.vae_scale_factor for side in default)
+        return (height, width) if height and width else self.own_size
 
     def _prepare_pictures(self, arguments, size, batch_size, num_images_per_prompt):
         """The arguments of a call with what pictures are among them, one per image; see `macs.pipelines`."""
@@ -309,15 +328,19 @@ class AudioMixin:
         heard = top_sources or num_sources
         if source_weights is not None:
             weights = check_source_weights(source_weights, num_sources, batch_size)[:, :heard]
-            source_weights = self._per_image(weights, num_images_per_prompt)
+            # all alike change nothing, to the last bit; looked at here, before they are on the device
+            source_weights = None if (weights == 1).all() else self._per_image(weights, num_images_per_prompt)
         if source_masks is not None:
             masks = check_source_masks(source_masks, num_sources, *size, batch_size)[:, :heard]
             source_masks = self._per_image(masks, num_images_per_prompt)
         source_embeds = source_embeds[:, :heard]
 
         guided = guidance_scale > 1 and self.unet.config.time_cond_proj_dim is None
-        prompt_embeds, negative_prompt_embeds = self._encode_prompts(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, batch_size,
+        texts = {"": prompt} | ({"negative_": negative_prompt or ""} if guided else {})
+        given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+        given |= {name: kwargs.pop(name) for name in list(kwargs) if "pooled_prompt_embeds" in name}  # of SDXL
+        texts = self._encode_prompts(
+            texts, given, batch_size,
             lora_scale=(kwargs.get("cross_attention_kwargs") or {}).get("scale"), clip_skip=kwargs.get("clip_skip"),
         )  # fmt: skip
         latent_size = tuple(side // self.vae_scale_factor for side in size)
@@ -326,8 +349,7 @@ class AudioMixin:
             latent_size, images, audio_scale, source_weights, source_masks, output_maps
         ) as control:
             out = super().__call__(
-                prompt_embeds=prompt_embeds,
-                negative_prompt_embeds=negative_prompt_embeds,
+                **texts,
                 ip_adapter_image_embeds=self.audio_condition(source_embeds, guided),
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
@@ -338,7 +360,8 @@ class AudioMixin:
             maps = resized(control.mean_shares(latent_size), size, num_sources) if output_maps else None
         if not return_dict:
             return (*out, maps) if output_maps else out
-        return MACSPipelineOutput(images=out[0], nsfw_content_detected=out[1], source_maps=maps)
+        nsfw = out[1] if len(out) > 1 else None  # SDXL looks for none
+        return MACSPipelineOutput(images=out[0], nsfw_content_detected=nsfw, source_maps=maps)
 
     def _per_image(self, values, num_images_per_prompt):
         """(1 or B, ...) per clip -> (1 or images, ...) on the UNet's device."""
@@ -353,7 +376,7 @@ class AudioMixin:
         Returns a SourceInfluence: the images, a map (images, M, H, W) and a number (images, M) for each source.
         """
         kwargs.pop("return_dict", None)
-        with leave_one_out(self.unet, self.adapter.control) as changes:
+        with leave_one_out(self.unet, self.adapter.control, self.scheduler) as changes:
             images = self(audio, prompt, **kwargs).images
         maps = changes.total / changes.steps  # (images, k, h, w): the mean squared change
         num_sources = self.num_sources if kwargs.get("source_embeds") is None else kwargs["source_embeds"].shape[1]

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import ClapConfig
@@ -18,6 +24,7 @@ from transformers import ClapConfig
 from macs.adapter import AudioAdapter, cross_attention_sizes
 from macs.clap import ClapEncoder
 from macs.files import write_beside
+from macs.hub import class_name
 from macs.separator import Separator
 
 # LAION's names of CLAP's parts -> transformers' (correspondence: transformers' CLAP conversion script)
@@ -181,7 +188,11 @@ def open_generator(unet_config, mlp_path, unet_path):
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(unet_config)
         layers = [list(layer) for layer in cross_attention_sizes(unet).items()]
-        adapter = AudioAdapter(layers, num_sources, cross_attention_dim=unet.config.cross_attention_dim)
+        width = unet.config.cross_attention_dim
+        # by keyword: diffusers takes positional arguments for defaults; theirs is for Stable Diffusion 1.4
+        adapter = AudioAdapter(
+            layers=layers, num_sources=num_sources, cross_attention_dim=width, prediction_type="epsilon"
+        )
     _load_into(adapter.projector, projector, mlp_path)
     state_dict = _load(unet_path)
     for part in ("to_k_ip", "to_v_ip"):
@@ -197,14 +208,23 @@ def open_generator(unet_config, mlp_path, unet_path):
     return unet.eval(), adapter.eval()
 
 
+def is_xl(sd_path):
+    """Whether a pipeline, a folder or hub id, is a Stable Diffusion XL, with sound or without. OSError if it is not."""
+    return "XL" in class_name(DiffusionPipeline.load_config(sd_path))
+
+
 def open_stable_diffusion(sd_path, dtype=torch.float32, **kwargs):
     """The components of Stable Diffusion, with the paper's sampler (DPM-Solver++ multistep). Raises CheckpointError.
 
-    kwargs: go to `StableDiffusionPipeline.from_pretrained`; without a `safety_checker` among them none is loaded.
+    kwargs: go to `from_pretrained` of StableDiffusionPipeline, or of SDXL's where sd_path is one; without a
+    `safety_checker` among them none is loaded.
     """
-    kwargs = {"safety_checker": None, "requires_safety_checker": False} | kwargs
     try:
-        components = StableDiffusionPipeline.from_pretrained(sd_path, dtype=dtype, **kwargs).components
+        if is_xl(sd_path):
+            components = StableDiffusionXLPipeline.from_pretrained(sd_path, dtype=dtype, **kwargs).components
+        else:
+            kwargs = {"safety_checker": None, "requires_safety_checker": False} | kwargs
+            components = StableDiffusionPipeline.from_pretrained(sd_path, dtype=dtype, **kwargs).components
     except OSError as error:
         raise CheckpointError(
             f"{sd_path}: cannot be opened as Stable Diffusion ({str(error).splitlines()[0]})"

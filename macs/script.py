@@ -20,10 +20,19 @@ def importing():
     gc.disable()
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted()
     finally:
         gc.enable()
         if len(sys.modules) > imported:  # else nothing here is new, and what others have made may be garbage one day
             gc.freeze()
+
+
+def interrupted():
+    """Says so, in one line of all processes, and exits."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def run(main):
@@ -38,6 +47,4 @@ def run(main):
             process.terminate()
         for process in multiprocessing.active_children():
             process.join(5)
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        interrupted()

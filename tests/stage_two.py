@@ -5,40 +5,102 @@ import soundfile
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import ClapConfig
+from transformers import ClapConfig, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from macs import AudioAdapter, ClapEncoder, MACSPipeline, Separator
+from macs import AudioAdapter, ClapEncoder, MACSPipeline, MACSXLPipeline, Separator
 from soundscapes import make_tiny
 
 NUM_SAMPLES = 16000  # one second
+
+
+# The UNets of Stable Diffusion's versions, narrow and for 64x64 pixels; SDXL's blocks are 1, 2 and 10 deep
+WIDE = {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 768, "attention_head_dim": 8}
+WIDE_2 = WIDE | {"cross_attention_dim": 1024, "attention_head_dim": [2, 4, 8, 8], "use_linear_projection": True}
+UNETS = {
+    "1.5": WIDE,
+    "2.1": WIDE_2,
+    "xl": {
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [32, 32, 64], "transformer_layers_per_block": [1, 2, 3], "cross_attention_dim": 2048,
+        "attention_head_dim": [2, 2, 4], "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 1280 + 6 * 256,
+    },
+}  # fmt: skip
+
+
+def audio_parts(clap_tokenizer):
+    """A separator and CLAP of one second, M = 2 and D = 32."""
+    clap_config = make_tiny.make_clap(clap_tokenizer, projection_dim=32).config.to_dict()
+    audio = clap_config["audio_config"] | {"patch_embeds_hidden_size": 8, "hidden_size": 32, "depths": [1, 1, 1]}
+    audio["num_attention_heads"] = [1, 2, 4]
+    return {
+        "separator": Separator(num_sources=2, channels=16, num_samples=NUM_SAMPLES),
+        "clap": ClapEncoder(ClapConfig(text_config=clap_config["text_config"], audio_config=audio, projection_dim=32)),
+        "clap_tokenizer": clap_tokenizer,
+    }
+
+
+def small_vae(**config):
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[8, 8, 16, 16], norm_num_groups=4, sample_size=64, **config,
+    )  # fmt: skip
 
 
 def make_pipeline(folder):
     """Saves a MACSPipeline of 64x64 images, M = 2, one second of sound."""
     torch.manual_seed(0)
     tokenizer, clap_tokenizer = make_tiny.tokenizers()
-    clap_config = make_tiny.make_clap(clap_tokenizer, projection_dim=32).config.to_dict()
-    audio = clap_config["audio_config"] | {"patch_embeds_hidden_size": 8, "hidden_size": 32, "depths": [1, 1, 1]}
-    audio["num_attention_heads"] = [1, 2, 4]
     unet = UNet2DConditionModel(
         sample_size=8, down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], block_out_channels=[32, 64], layers_per_block=1,
         attention_head_dim=4, norm_num_groups=8, cross_attention_dim=32,
     )  # fmt: skip
     MACSPipeline(
-        vae=AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-            block_out_channels=[8, 8, 16, 16], norm_num_groups=4, sample_size=64,
-        ),
+        vae=small_vae(),
         text_encoder=make_tiny.make_text_encoder(tokenizer, hidden_size=32),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=DPMSolverMultistepScheduler(**make_tiny.SCHEDULE),
-        separator=Separator(num_sources=2, channels=16, num_samples=NUM_SAMPLES),
-        clap=ClapEncoder(ClapConfig(text_config=clap_config["text_config"], audio_config=audio, projection_dim=32)),
-        clap_tokenizer=clap_tokenizer,
         adapter=AudioAdapter.from_unet(unet, num_sources=2, embedding_dim=32, hidden_dim=64),
-    ).save_pretrained(folder)  # fmt: skip
+        **audio_parts(clap_tokenizer),
+    ).save_pretrained(folder)
+
+
+def make_version(folder, version):
+    """Saves a MACSPipeline, or MACSXLPipeline, with the shapes of "1.5", "2.1" (velocities) or "xl"."""
+    torch.manual_seed(0)
+    tokenizer, clap_tokenizer = make_tiny.tokenizers()
+    prediction_type = "v_prediction" if version == "2.1" else "epsilon"
+    schedule = make_tiny.SCHEDULE | make_tiny.FOR_OTHER_SAMPLERS | {"prediction_type": prediction_type}
+    unet = UNet2DConditionModel(sample_size=8, norm_num_groups=8, **UNETS[version])
+
+    def text_config(width):
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+
+    parts = {
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": DPMSolverMultistepScheduler.from_config(schedule),
+        "adapter": AudioAdapter.from_unet(
+            unet, num_sources=2, embedding_dim=32, hidden_dim=64, prediction_type=prediction_type
+        ),
+        **audio_parts(clap_tokenizer),
+    }
+    if version == "xl":
+        encoders = {"text_encoder": CLIPTextModel(text_config(768))}
+        encoders["text_encoder_2"] = CLIPTextModelWithProjection(text_config(1280))
+        vae = small_vae(scaling_factor=0.13025)
+        pipe = MACSXLPipeline(vae=vae, tokenizer_2=tokenizer, **encoders, **parts)
+    else:
+        encoder = CLIPTextModel(text_config(unet.config.cross_attention_dim))
+        pipe = MACSPipeline(vae=small_vae(), text_encoder=encoder, **parts)
+    pipe.save_pretrained(folder)
 
 
 def write_pair(folder, clip_id, seconds=1.5, size=(64, 64), frame=0, seed=0):

@@ -408,8 +408,8 @@ def test_what_cannot_be_is_one_clear_line(model, tmp_path, monkeypatch, options,
     write_pairs(tmp_path / "data", 2)
     (tmp_path / "FILE").write_text("")
     (tmp_path / "OTHERS").write_text("filename\tevent_labels\nanother clip\tRain,Dog\n")
-    pipe_adapter = macs.AudioAdapter([["x", 32]], num_sources=3, embedding_dim=32, cross_attention_dim=32)
-    pipe_adapter.save_pretrained(tmp_path / "ADAPTER")
+    unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+    macs.AudioAdapter.from_unet(unet, num_sources=3, embedding_dim=32).save_pretrained(tmp_path / "ADAPTER")
     options = {name: tmp_path / v if v in ("FILE", "OTHERS", "ADAPTER", "CACHE") else v for name, v in options.items()}
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments(model, tmp_path / "data", tmp_path / "out", **options)])
     with pytest.raises(SystemExit, match=message) as error:

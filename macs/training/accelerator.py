@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from macs.devices import check_device
 from macs.files import write_beside
 
 
@@ -31,8 +32,10 @@ def make_accelerator(output_dir, *, mixed_precision, gradient_accumulation_steps
         project_dir=output_dir,
         step_scheduler_with_optimizer=False,  # the schedule counts optimizer steps, whatever the number of processes
     )
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("--mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    try:
+        check_device(accelerator.device, accelerator.mixed_precision)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     if accelerator.is_main_process:
         lock(output_dir)
     if report_to:

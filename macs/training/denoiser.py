@@ -13,11 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 class Denoiser(nn.Module):
     """The UNet with the adapter in it. Only what is trained is registered: so DDP, optimizer and checkpoints see it.
 
-    trainable: "adapter", or "unet" (with the adapter, which is part of it once attached).
+    trainable: "adapter", or "unet" (with the adapter, which is part of it once attached). conditions: the function of
+    latents that gives what the UNet is told beside text and sound, for SDXL (`macs.training.xl.added_conditions`).
     """
 
-    def __init__(self, unet, adapter, trainable="adapter"):
+    def __init__(self, unet, adapter, trainable="adapter", conditions=None):
         super().__init__()
+        self.conditions = conditions or (lambda latents: {})
         unet.requires_grad_(trainable == "unet").eval()
         adapter.attach(unet)
         adapter.requires_grad_(True).train()  # dropout
@@ -33,7 +35,7 @@ class Denoiser(nn.Module):
             latents,
             timesteps,
             prompt_embeds.expand(len(latents), -1, -1),
-            added_cond_kwargs={"image_embeds": [source_embeds[:, None]]},
+            added_cond_kwargs={"image_embeds": [source_embeds[:, None]], **self.conditions(latents)},
             return_dict=False,
         )[0]
 
@@ -60,7 +62,7 @@ def min_snr_weights(noise_scheduler, timesteps, gamma):
 def denoising_losses(
     model, noise_scheduler, batch, prompt_embeds, scaling_factor, dtype=torch.float32, snr_gamma=None, teacher=None
 ):
-    """The training loss of each image, (B,): the mean squared error of the predicted noise.
+    """The training loss of each image, (B,): the mean squared error of the predicted noise, or of the velocity.
 
     batch: moments (B, 2C, h, w), source_embeds (B, k, D), k <= M, and the draws of `macs.data.pairs.Draws`.
     snr_gamma: of `min_snr_weights`, if given. teacher: a stock UNet in dtype; the target is then what it predicts

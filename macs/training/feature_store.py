@@ -179,14 +179,14 @@ def fill(store, files, read, make_encode, accelerator, num_workers=0):
 
 
 def cached_prompt(cache_dir, model_files, encode):
-    """The embedding (1, 77, D) of the prompt that `encode()` computes where the cache does not hold it."""
+    """The embeddings of the prompt {name: tensor} that `encode()` computes where the cache does not hold them."""
     path = Path(cache_dir) / f"text-{fingerprint({}, model_files)}.safetensors"
     with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
-        return file.get_tensor("prompt_embeds")
-    prompt_embeds = encode().cpu()
+        return {name: file.get_tensor(name) for name in file.keys()}
+    texts = {name: embeds.cpu().contiguous() for name, embeds in encode().items()}
     try:
         with write_beside(path) as partial:
-            save_file({"prompt_embeds": prompt_embeds.contiguous()}, partial)
+            save_file(texts, partial)
     except (OSError, SafetensorError) as error:
         raise CacheError(f"{path}: cannot be written ({error}); choose another --cache_dir") from error
-    return prompt_embeds
+    return texts

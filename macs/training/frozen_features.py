@@ -20,6 +20,7 @@ from macs.data.buckets import nearest_bucket
 from macs.data.pairs import PairedClips, PairError, describe, find_pairs, image_size, read_crop, read_image
 from macs.loading import open_audio_models, separator_config, weight_files
 from macs.training.feature_store import FeatureStore, cached_prompt, fill, read_features
+from macs.training.xl import text_encoders
 
 MIXTURES = 4  # separated at a time, twice as many on a GPU; CLAP embeds M times as many signals
 
@@ -41,6 +42,11 @@ class FrozenModels:
         self.data_dir, self.cache_dir = data_dir, cache_dir
         self.num_samples = separator_config(audio_paths[0])["num_samples"]  # of the separator's mixtures, at 16 kHz
 
+    @property
+    def is_xl(self):
+        """Whether the generator is a Stable Diffusion XL: it has two text encoders."""
+        return (self.sd_path / "text_encoder_2").is_dir()
+
     @functools.cached_property
     def audio(self):
         """(separator, CLAP)"""
@@ -51,17 +57,34 @@ class FrozenModels:
 
     @functools.cached_property
     def vae(self):
+        config = AutoencoderKL.load_config(self.sd_path, subfolder="vae")
+        # diffusers' default for all, though SDXL's VAE alone overflows in half precision
+        overflows = self.is_xl and config.get("force_upcast", True)
         with torch.random.fork_rng(devices=[]):
-            vae = AutoencoderKL.from_pretrained(self.sd_path, subfolder="vae", torch_dtype=torch.float32)
+            vae = AutoencoderKL.from_pretrained(
+                self.sd_path, subfolder="vae", torch_dtype=torch.float32, force_upcast=overflows
+            )
         return vae.requires_grad_(False).to(self.device)
 
     @functools.cached_property
     def text(self):
-        """(tokenizer, text encoder)"""
+        """The function that encodes texts: a list of B str -> {"prompt_embeds": (B, 77, D)}; SDXL has a pooled one too.
+
+        The names are those of the arguments of a pipeline's call.
+        """
+        if self.is_xl:
+            with torch.random.fork_rng(devices=[]):
+                return text_encoders(self.sd_path, self.device)
         with torch.random.fork_rng(devices=[]):
             encoder = CLIPTextModel.from_pretrained(self.sd_path, subfolder="text_encoder", dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(self.sd_path, subfolder="tokenizer")
-        return tokenizer, encoder.requires_grad_(False).to(self.device)
+        encoder.requires_grad_(False).to(self.device)
+
+        def encode(prompts):
+            tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            return {"prompt_embeds": encoder(tokens.to(self.device))[0]}
+
+        return encode
 
     def release(self, *names):
         """Frees what was loaded of "audio", "vae", "text", all by default; it is loaded again where it is needed."""
@@ -76,7 +99,7 @@ class FrozenModels:
 
     def files(self, *folders):
         """The files in folders of the generator that an output depends on."""
-        return [file for folder in folders for file in weight_files(self.sd_path / folder)]
+        return [file for folder in folders for file in weight_files(self.sd_path / folder)]  # none of a missing one
 
     @functools.cached_property
     def audio_store(self):
@@ -95,18 +118,16 @@ class FrozenModels:
         return FeatureStore(self.cache_dir, self.data_dir, "image", settings, self.files("vae"))
 
     def prompt_embeds(self):
-        """The text embedding of the empty prompt, (1, 77, D)."""
+        """What `encode_prompts` makes of the empty prompt."""
         if not self.cache_dir:
             return self.encode_prompts([""])
-        files = self.files("text_encoder", "tokenizer")
+        files = self.files("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
         return cached_prompt(self.cache_dir, files, lambda: self.encode_prompts([""]))
 
     @torch.no_grad()
     def encode_prompts(self, prompts):
-        """list of B str -> text embeddings (B, 77, D)."""
-        tokenizer, text_encoder = self.text
-        tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return text_encoder(tokens.to(self.device))[0]
+        """list of B str -> {"prompt_embeds": (B, 77, D)}, for SDXL "pooled_prompt_embeds" (B, P) too."""
+        return self.text(prompts)
 
     def complete(self, batch):
         """Adds source_embeds (B, M, D) and moments (B, 2C, h, w) to a batch of waveforms and pixels; a cache has them.
@@ -150,7 +171,8 @@ def embed_sources(separator, clap, mixtures):
 @torch.no_grad()
 def encode_images(vae, pixels):
     """(B, 3, H, W) in [-1, 1] -> moments of the latents (B, 2C, h, w): mean and log-variance."""
-    with torch.autocast(vae.device.type, torch.float16, enabled=vae.device.type == "cuda"):
+    half = vae.device.type == "cuda" and not vae.config.force_upcast  # SDXL's overflows in half precision
+    with torch.autocast(vae.device.type, torch.float16, enabled=half):
         return vae.encode(pixels.to(vae.device)).latent_dist.parameters.float()
 
 

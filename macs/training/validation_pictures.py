@@ -1,7 +1,7 @@
 """Pictures on the way of stage two: fixed clips, what was heard, what was seen, what the generator makes of it."""
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from matplotlib.figure import Figure
 
 from macs.audio import AudioError
@@ -33,19 +33,21 @@ class Validation:
         self.source_embeds = frozen.first_crops(accelerator, [pair.audio for pair, _, _ in self.clips])
 
     @torch.no_grad()
-    def images(self, vae, unet, scheduler, prompt_embeds, seed):
-        """One image per clip, by the settings of inference.sh."""
-        pipe = StableDiffusionPipeline(
-            vae, None, None, unet, DPMSolverMultistepScheduler.from_config(scheduler.config), None, None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+    def images(self, vae, unet, scheduler, texts, seed):
+        """One image per clip, by the settings of inference.sh. texts: `FrozenModels.prompt_embeds`."""
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
+        if "pooled_prompt_embeds" in texts:
+            pipe = StableDiffusionXLPipeline(vae, None, None, None, None, unet, scheduler, add_watermarker=False)
+        else:
+            pipe = StableDiffusionPipeline(vae, None, None, unet, scheduler, None, None, requires_safety_checker=False)
+        texts = {name: value.to(unet.device, unet.dtype) for name, value in texts.items()}
+        texts |= {f"negative_{name}": value for name, value in texts.items()}
         pipe.set_progress_bar_config(disable=True)
         images = []
         for number, embeds in enumerate(self.source_embeds):  # one by one: see MACSPipeline
             embeds = embeds[None, None].to(unet.device, unet.dtype)
             images += pipe(
-                prompt_embeds=prompt_embeds.to(unet.dtype),
-                negative_prompt_embeds=prompt_embeds.to(unet.dtype),
+                **texts,
                 ip_adapter_image_embeds=[torch.cat([torch.zeros_like(embeds), embeds])],
                 num_inference_steps=20,
                 guidance_scale=7.5,

@@ -1,11 +1,14 @@
-"""What the benchmarks share: fair times, and peak memory."""
+"""What the benchmarks share: fair times, peak memory, operations, and what the device can do at most."""
 
 import ctypes
+import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
@@ -48,3 +51,29 @@ def peak_memory(function, device="cpu"):
     before = resident("VmRSS")
     function()
     return resident("VmHWM") - before
+
+
+def device_name(device):
+    """What the figures are of: the GPU's name, or the processor's and the number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def operations(function):
+    """Floating point operations of a call, two for a multiply-add: of products, convolutions and attention."""
+    # the attention written out: the counter does not know a CPU's own
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def peak_operations(device, dtype):
+    """Operations a second of a large product of matrices, measured: what the device does at most in this dtype."""
+    side = 8192 if torch.device(device).type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / interleaved({"product": lambda: a @ b}, 5, device)["product"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from macs.script import run
+from macs.script import importing, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +20,12 @@ def test_the_exit_code_is_what_main_returns(result, code):
     with pytest.raises(SystemExit) as end:
         run(lambda: result)
     assert end.value.code == code
+
+
+def test_ctrl_c_while_importing_is_one_line_too(capsys):
+    with pytest.raises(SystemExit) as end, importing():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_script_ends_by_it():
@@ -60,7 +66,7 @@ def interrupted(arguments, is_busy, send):
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 BUSY = """
 import multiprocessing, pathlib, sys, time
-from macs.script import run
+from macs.script import importing, run
 
 def main():
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(3000,)).start()
