@@ -158,6 +158,18 @@ def test_without_sound_sdxl_is_diffusers_own(guidance_scale, made, generators):
     assert (heard - theirs).abs().max() > 1e-3 * theirs.abs().max()
 
 
+def test_diffusers_own_sdxl_hears_each_clip_of_a_batch(made, generators):
+    pipe = quietly(MACSXLPipeline.from_pretrained(made("xl")))
+    ours = draw(pipe, embeddings(2), generators(2))
+    names = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+    stock = StableDiffusionXLPipeline(**{name: pipe.components[name] for name in names}, add_watermarker=False)
+    theirs = quietly(stock)(
+        prompt=["", ""], negative_prompt=["", ""], ip_adapter_image_embeds=pipe.audio_condition(embeddings(2)),
+        num_inference_steps=2, guidance_scale=3.0, output_type="latent", generator=generators(2),
+    ).images  # fmt: skip
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "sample"])
 def test_influence_is_measured_in_the_predicted_noise(kind, made, generators):
     pipe = quietly(MACSPipeline.from_pretrained(made("2.1")))
