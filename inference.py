@@ -37,7 +37,7 @@ def source_box(text):
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument_group("weights").add_argument
-    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
+    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion (folder or hub id)")
     add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
     add("--dataset_name", default="LLP", help="which released weights, and which set under --data_dir")
     add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")

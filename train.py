@@ -27,7 +27,7 @@ def parse_args(arguments=None):
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--sd_path", default="asset/macs-tiny", help="Stable Diffusion 1.4 or a MACS pipeline")
+    add("--sd_path", default="asset/macs-tiny", help="Stable Diffusion (1.x, 2.x, XL) or a MACS pipeline")
     add("--pt_path", default="", help="with Stable Diffusion: where separator_FSD50K_full.pt is (folder or hub id)")
     add("--separator", default="", help="a separator trained by train_separator.sh, in place of theirs")
     add("--adapter", default="", help="adapter folder to start from; a new one if not given")
