@@ -58,7 +58,7 @@ def test_separated_signals_are_closer_to_the_sources(shipped):
 @pytest.mark.slow
 def test_demo_sounds_are_seen_in_their_pictures(shipped, judge):
     clips = [ROOT / "asset" / "demo" / f"{'_'.join(labels)}.wav".replace(" ", "_") for labels in DEMOS]
-    real = {"real_dog": {"dog"}, "real_rain": {"rain"}, "real_sea": {"sea"}, "real_dog_sea": {"dog", "sea"}}
+    real = {"real_dog": {"dog"}, "real_rain": {"rain"}, "real_waves": {"sea"}, "real_dog_sea": {"dog", "sea"}}
     clips += [ROOT / "asset" / "demo" / f"{name}.ogg" for name in real]
     heard = [set(labels) for labels in [*DEMOS, *real.values()] for _ in range(2)]
     images = shipped(clips, num_images_per_prompt=2, generator=torch.manual_seed(0), output_type="pt").images
