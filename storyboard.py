@@ -19,7 +19,7 @@ HOPS = [0.5, 1.0, 2.0, 4.0]  # s; macs.timeline.HOPS, which would load torch for
 
 def add_options(parser):
     """The options that storyboard and film have in common."""
-    parser.set_defaults(M=None)  # as of the weights
+    parser.set_defaults(M=None, raise_quiet=None)  # as of the weights
     add = parser.add_argument_group("weights").add_argument
     add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
     add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
