@@ -167,7 +167,7 @@ def test_film_script_goes_on_where_it_was_interrupted(run, recording, tmp_path, 
     ],
 )
 def test_wrong_settings_end_before_anything_is_loaded(run, recording, tmp_path, monkeypatch, script, arguments, words):
-    monkeypatch.setattr(storyboard, "open_pipeline", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("inference.open_pipeline", lambda *_: pytest.fail("loaded"))
     code, message = run(script, "--audio", recording, "--output_dir", tmp_path / "out", *arguments)
     assert code != 0 and words in message
 

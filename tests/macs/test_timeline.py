@@ -215,8 +215,9 @@ import resource, soundfile, numpy as np, torch
 from types import SimpleNamespace
 from macs.timeline import listen
 pipe = SimpleNamespace(  # one that costs nothing: six equal parts
-    separator=SimpleNamespace(config=SimpleNamespace(num_samples=128000)), num_sources=6, _execution_device="cpu",
-    separate=lambda w: w[:, None].expand(-1, 6, -1) / 6, encode_sources=lambda s: torch.zeros(len(s), 6, 512),
+    separator=SimpleNamespace(config=SimpleNamespace(num_samples=128000), level=lambda w: w), num_sources=6,
+    _execution_device="cpu", separate=lambda w: w[:, None].expand(-1, 6, -1) / 6,
+    encode_sources=lambda s: torch.zeros(len(s), 6, 512),
 )
 peaks = []
 for seconds in (60, 900):
