@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from macs.attribution import own_labels
-from macs.audio import AudioError, duration
+from macs.audio import AudioError
 from macs.film import film_frames, write_film
-from macs.page.studio import MAX_SECONDS
+from macs.page.studio import MAX_SECONDS, allowed_duration
 from macs.page.views import message_view
 from macs.storyboard import page, rows, scenes
 
@@ -22,10 +22,7 @@ def storyboard(studio, path, panels, seed=0):
     """
     path, pipe = Path(path), studio.pipe
     try:
-        seconds = duration(path)
-        if seconds > MAX_SECONDS:
-            raise AudioError(f"{path}: {seconds / 60:.0f} minutes; this page takes {MAX_SECONDS // 60} at most")
-        yield f"Listening to {seconds:.0f} s …", None
+        yield f"Listening to {allowed_duration(path):.0f} s …", None
         with studio.lock:
             timeline = pipe.listen(path, progress=True)
     except (AudioError, OSError) as error:

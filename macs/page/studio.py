@@ -19,6 +19,14 @@ MAX_SECONDS = 600  # longest recording that the page takes
 PEAKS = 600  # columns of the waveform to choose a part on
 
 
+def allowed_duration(path):
+    """The length of a recording in seconds. Raises AudioError for more than MAX_SECONDS."""
+    seconds = duration(path)
+    if seconds > MAX_SECONDS:
+        raise AudioError(f"{path}: {seconds / 60:.0f} minutes; this page takes {MAX_SECONDS // 60} at most")
+    return seconds
+
+
 class Stopped(Exception):
     """A drawing was given up: its visitor wants another, or none."""
 
@@ -91,9 +99,7 @@ class Studio:
         """
         path = Path(path)
         try:
-            seconds = duration(path)
-            if seconds > MAX_SECONDS:
-                raise AudioError(f"{path}: {seconds / 60:.0f} minutes; this page takes {MAX_SECONDS // 60} at most")
+            seconds = allowed_duration(path)
             num_samples = self.pipe.separator.config.num_samples
             length = num_samples / SAMPLE_RATE
             whole = read_audio(path)

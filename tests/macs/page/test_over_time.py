@@ -27,6 +27,6 @@ def test_what_cannot_be_heard_is_told_by_its_name(tiny, tiny_dir, tmp_path, monk
     with pytest.raises(AudioError, match="^broken.wav: expected audio"):
         list(over_time.storyboard(studio, tmp_path / "broken.wav", 3))
     soundfile.write(tmp_path / "long.wav", np.zeros(16000 * 9), 16000)
-    monkeypatch.setattr(over_time, "MAX_SECONDS", 8)
+    monkeypatch.setattr("macs.page.studio.MAX_SECONDS", 8)
     with pytest.raises(AudioError, match="^long.wav: 0 minutes; this page takes 0 at most"):
         list(over_time.storyboard(studio, tmp_path / "long.wav", 3))
