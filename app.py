@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,19 @@ def draw(studio, visitor, on_step=lambda done, steps: None):
     return True
 
 
+def reporting(progress, seconds=0.5):
+    """on_step for Gradio's progress, which the browser redraws each time it is told: so not more often than this."""
+    shown = 0.0
+
+    def on_step(done, steps):
+        nonlocal shown
+        if time.monotonic() - shown >= seconds:
+            shown = time.monotonic()
+            progress((done, steps), desc="Drawing", unit="steps")
+
+    return on_step
+
+
 def hear(studio, visitor):
     """Hears the visitor's recording; all weights are 1 again. Raises AudioError, and then keeps what was heard."""
     visitor.heard = studio.hear(visitor.path, visitor.start, visitor.shown_path)
@@ -132,7 +146,14 @@ def build_page(studio):
         draw(studio, first)
 
     def picture(visitor):
-        return views.picture_view(visitor.drawn, visitor.before, visitor.heard.names) if visitor.drawn else EMPTY
+        if not visitor.drawn:
+            return EMPTY
+        return studio.run(views.picture_view, visitor.drawn, visitor.before, visitor.heard.names)
+
+    def sounds(visitor):
+        if not visitor.heard:
+            return "", ""
+        return views.cut_view(visitor.heard, length), studio.run(views.mixer_view, visitor.heard)
 
     def code(visitor):
         if not visitor.heard:
@@ -185,14 +206,13 @@ def build_page(studio):
                 visitor.done = ticket
             yield views.message_view(str(error), "This cannot be heard."), skip, skip, skip, skip, skip, skip
             return
-        cut, mixer = views.cut_view(visitor.heard, length), views.mixer_view(visitor.heard)
-        yield views.message_view("Drawing …"), cut, mixer, skip, "", *code(visitor)
-        if draw(studio, visitor, lambda done, steps: progress((done, steps), desc="Drawing", unit="steps")):
+        yield views.message_view("Drawing …"), *sounds(visitor), skip, "", *code(visitor)
+        if draw(studio, visitor, reporting(progress)):
             yield views.message_view(), skip, skip, picture(visitor), skip, *code(visitor)
 
     def redraw(visitor, progress=gr.Progress()):  # noqa: B008
         """-> message, picture, ranking, python, command."""
-        if not draw(studio, visitor, lambda done, steps: progress((done, steps), desc="Drawing", unit="steps")):
+        if not draw(studio, visitor, reporting(progress)):
             return [gr.skip()] * 5
         return views.message_view(), picture(visitor), "", *code(visitor)
 
@@ -207,7 +227,7 @@ def build_page(studio):
             yield []
             return
         with tempfile.TemporaryDirectory() as folder:
-            yield write_files(studio, visitor, folder)  # copied by Gradio before the folder goes
+            yield studio.run(write_files, studio, visitor, folder)  # copied by Gradio before the folder goes
 
     with gr.Blocks(title="MACS: sound to picture", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         visitor = gr.State(first, time_to_live=3600)
@@ -223,14 +243,9 @@ def build_page(studio):
                     with gr.Row(elem_id="examples"):
                         buttons = [gr.Button(path.stem.replace("_", " "), size="sm") for path in examples]
                     message = gr.HTML(views.message_view(), elem_id="message", js_on_load=None)
-                    cut = gr.HTML(
-                        views.cut_view(first.heard, length) if first.heard else "", elem_id="cut",
-                        js_on_load=views.script("cut.js"),
-                    )  # fmt: skip
-                    mixer = gr.HTML(
-                        views.mixer_view(first.heard) if first.heard else "", elem_id="mixer",
-                        js_on_load=views.script("mixer.js"),
-                    )  # fmt: skip
+                    part, rows = sounds(first)
+                    cut = gr.HTML(part, elem_id="cut", js_on_load=views.script("cut.js"))
+                    mixer = gr.HTML(rows, elem_id="mixer", js_on_load=views.script("mixer.js"))
                 with gr.Column(min_width=320, elem_id="right"):
                     frame = gr.HTML(picture(first), elem_id="picture", js_on_load=views.script("picture.js"))
                     ranking = gr.HTML("", elem_id="ranking", js_on_load=views.script("ranking.js"))
@@ -313,12 +328,14 @@ def main():
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if args.mixed_precision == "fp16" and device.type == "cpu":
         sys.exit("app.py: --mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model's own thread gets them all, see Studio
     try:
         pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, dtype=dtype).to(device)
     except ValueError as error:  # weights that do not fit; the message says which
         sys.exit(f"app.py: {error}")
     fonts = ["system-ui", "sans-serif"]
-    page = build_page(Studio(pipe, args.sd_path, args.pt_path, args.dataset_name))
+    page = build_page(Studio(pipe, args.sd_path, args.pt_path, args.dataset_name, threads))
     try:
         page.launch(
             server_name=args.host, server_port=args.port, share=False, quiet=True, max_file_size=MAX_UPLOAD,

@@ -2,6 +2,7 @@
 
 import html
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,22 +24,21 @@ def storyboard(studio, path, panels, seed=0):
     path, pipe = Path(path), studio.pipe
     try:
         yield f"Listening to {allowed_duration(path):.0f} s …", None
-        with studio.lock:
-            timeline = pipe.listen(path, progress=True)
+        timeline = studio.run(partial(pipe.listen, progress=True), path)
     except (AudioError, OSError) as error:
         raise AudioError(str(error).replace(str(path), path.name)) from None
-    parts = scenes(timeline, panels)
-    with studio.lock:
-        bars = rows(timeline, own_labels(pipe.name_or_path) if pipe.clap_tokenizer is not None else None)
+    parts = studio.run(scenes, timeline, panels)
+    labels = own_labels(pipe.name_or_path) if pipe.clap_tokenizer is not None else None
+    bars = studio.run(rows, timeline, labels)
     pictures = []
     for _, _, moment in parts:
         yield f"Drawing picture {len(pictures) + 1} of {len(parts)} …", None
-        with studio.lock:
-            pictures += film_frames(pipe, timeline, torch.tensor([moment], dtype=torch.float64), seed=seed)
+        moments = torch.tensor([moment], dtype=torch.float64)
+        pictures += studio.run(lambda moments=moments: list(film_frames(pipe, timeline, moments, seed=seed)))
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "sound.mp4"
         write_film(sound, [], 1, path)
-        yield "", page(timeline, bars, parts, pictures, sound.read_bytes(), path.stem)
+        yield "", studio.run(page, timeline, bars, parts, pictures, sound.read_bytes(), path.stem)
 
 
 def build_tab(studio, model):

@@ -3,12 +3,16 @@
 A visitor's `Heard` keeps the separation and the embeddings, so that a slider costs a picture and no more.
 """
 
+import contextvars
 import hashlib
+import queue
 import shlex
 import threading
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -76,15 +80,40 @@ class Drawn:
 
 @dataclass
 class Studio:
-    """A pipeline and what visitors ask of it, one at a time. sd_path, pt_path, dataset_name: as of inference.py."""
+    """A pipeline and what visitors ask of it, one at a time. sd_path, pt_path, dataset_name: as of inference.py.
+
+    threads: of the processor, for the model. All of torch's work is done in one thread: once a second one has helpers
+    of its own, OpenMP lets all of them sleep after each operation, and a picture takes half as long again.
+    """
 
     pipe: object
     sd_path: str
     pt_path: str = ""
     dataset_name: str = "LLP"
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
 
     def __post_init__(self):
+        self.threads = self.threads or torch.get_num_threads()
+        self.tasks = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()  # a drawing does not hold up the end of the program
+        self.run(self._prepare)
+
+    def _work(self):
+        torch.set_num_threads(self.threads)
+        while True:
+            future, context, function, arguments = self.tasks.get()
+            try:
+                future.set_result(context.run(function, *arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+    def run(self, function, *arguments):
+        """function(*arguments) in the model's thread, when those before are done. Not to be called from there."""
+        future = Future()
+        self.tasks.put((future, contextvars.copy_context(), function, arguments))
+        return future.result()
+
+    def _prepare(self):
         self.pipe.set_progress_bar_config(disable=True)
         try:
             labels = default_labels(self.pipe)
@@ -97,7 +126,9 @@ class Studio:
 
         Raises AudioError, in words for the visitor, who knows the file by its name and not by where it lies.
         """
-        path = Path(path)
+        return self.run(self._hear, Path(path), start, shown_path)
+
+    def _hear(self, path, start, shown_path):
         try:
             seconds = allowed_duration(path)
             num_samples = self.pipe.separator.config.num_samples
@@ -111,14 +142,13 @@ class Studio:
             raise AudioError(str(error).replace(str(path), path.name)) from None
         if mixture.abs().max() < SILENCE:
             raise AudioError(f"{path.name}: silence; there is nothing to draw in these seconds")
-        with self.lock:
-            mixture = self.pipe.separator.level(mixture)
-            sources = self.pipe.separate(mixture[None])
-            embeds = self.pipe.encode_sources(sources)
-            names = None
-            if self.labels:
-                clips = name_probabilities(self.pipe.clap, embeds, *self.labels)
-                names = [next(iter(source.items())) for source in clips[0]]
+        mixture = self.pipe.separator.level(mixture)
+        sources = self.pipe.separate(mixture[None])
+        embeds = self.pipe.encode_sources(sources)
+        names = None
+        if self.labels:
+            clips = name_probabilities(self.pipe.clap, embeds, *self.labels)
+            names = [next(iter(source.items())) for source in clips[0]]
         shown_path = shown_path or path.name
         embeds, sources = embeds.cpu(), sources[0].cpu()
         return Heard(path.name, shown_path, start, seconds, mixture, sources, embeds, names, peaks(whole))
@@ -130,26 +160,27 @@ class Studio:
 
     def draw(self, heard, settings, on_step=lambda step, steps: None):
         """The picture of a Heard by Settings -> Drawn. on_step(done, steps): called every step; may raise Stopped."""
+        return self.run(self._draw, heard, settings, on_step)
 
+    def _draw(self, heard, settings, on_step):
         def callback(pipe, step, timestep, tensors):
             on_step(step + 1, settings.steps)
             return tensors
 
-        with self.lock:
-            on_step(0, settings.steps)
-            out = self.pipe(
-                source_embeds=heard.embeds.to(self.pipe._execution_device),
-                prompt=settings.prompt,
-                negative_prompt=settings.negative_prompt,
-                source_weights=list(settings.weights) or None,
-                num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
-                height=settings.height or None,
-                width=settings.width or None,
-                generator=torch.Generator().manual_seed(self.noise_seed(heard, settings)),
-                output_maps=True,
-                callback_on_step_end=callback,
-            )
+        on_step(0, settings.steps)
+        out = self.pipe(
+            source_embeds=heard.embeds.to(self.pipe._execution_device),
+            prompt=settings.prompt,
+            negative_prompt=settings.negative_prompt,
+            source_weights=list(settings.weights) or None,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            height=settings.height or None,
+            width=settings.width or None,
+            generator=torch.Generator().manual_seed(self.noise_seed(heard, settings)),
+            output_maps=True,
+            callback_on_step_end=callback,
+        )
         return Drawn(out.images[0], out.source_maps[0].half().cpu(), settings)
 
     def sizes(self):
@@ -229,13 +260,14 @@ def ranked(maps, x, y):
     maps (M, H, W). x, y: the place in shares of the picture's width and height. Ranked by the last number: some sources
     are attended to everywhere, so what tells places apart is where one has more than elsewhere.
     """
+    maps = maps.numpy()
     height, width = maps.shape[1:]
     column, row = (min(max(int(value * size), 0), size - 1) for value, size in ((x, width), (y, height)))
     radius = max(1, height // 32)
-    window = maps[:, max(0, row - radius) : row + radius + 1, max(0, column - radius) : column + radius + 1].float()
-    shares, means = window.mean((1, 2)), maps.float().mean((1, 2))
-    lift = shares / means.clamp(min=1e-6) * (means > 1e-6)
-    return [(i, float(shares[i]), float(lift[i])) for i in lift.argsort(descending=True).tolist()]
+    window = maps[:, max(0, row - radius) : row + radius + 1, max(0, column - radius) : column + radius + 1]
+    shares, means = (part.mean((1, 2), dtype=np.float32) for part in (window, maps))
+    lift = shares / means.clip(min=1e-6) * (means > 1e-6)
+    return [(i, float(shares[i]), float(lift[i])) for i in np.argsort(-lift, kind="stable").tolist()]
 
 
 def mixed_weights(levels, muted, solo, num_sources):

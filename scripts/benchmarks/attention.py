@@ -16,7 +16,7 @@ def add_arguments(parser):
     parser.add_argument("--side", type=int, default=64, help="of the latents; 64 is 512 pixels")
     parser.add_argument("--batch_size", type=int, default=2, help="rows of the UNet's batch, 2 for a guided image")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default=DEVICE)
 
 

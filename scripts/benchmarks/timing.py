@@ -16,11 +16,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is
 def interleaved(functions, repeats=5, device="cpu", least=0.5):
     """Median seconds of a call of each of {name: function}, over `repeats` turns after one to warm up.
 
-    They take turns, so that all meet the same noise; quick ones are called until a turn lasts `least` seconds.
+    They take turns, every other time in reverse order, so that all meet the same noise; quick ones are called until a
+    turn lasts `least` seconds.
     """
     seconds, calls = {name: [] for name in functions}, dict.fromkeys(functions, 1)
     for repeat in range(repeats + 1):
-        for name, function in functions.items():
+        for name, function in (list(functions.items()), list(functions.items())[::-1])[repeat % 2]:
             start = time.perf_counter()
             for _ in range(calls[name]):
                 function()

@@ -5,6 +5,7 @@ import shlex
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -127,7 +128,16 @@ def test_a_newer_wish_ends_a_drawing_and_a_failure_keeps_the_old(studio, heard, 
     assert visitor.heard is heard and visitor.drawn is not None
     with pytest.raises(Stopped):
         studio.draw(heard, Settings(steps=1), lambda *_: (_ for _ in ()).throw(Stopped))
-    assert not studio.lock.locked()
+    assert studio.draw(heard, Settings(steps=1)).image is not None  # the model's thread goes on
+
+
+def test_the_model_works_in_one_thread_whoever_asks(studio):
+    with ThreadPoolExecutor(2) as visitors:
+        threads = list(visitors.map(lambda _: studio.run(threading.get_ident), range(4)))
+    assert len(set(threads)) == 1 and threads[0] != threading.get_ident()
+    assert studio.run(torch.get_num_threads) == studio.threads
+    with pytest.raises(ZeroDivisionError):
+        studio.run(lambda: 1 / 0)
 
 
 def test_visitors_at_the_same_time_do_not_mix(studio, heard, clip):
