@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 # before Gradio is imported: nothing is counted, nothing is looked up
@@ -41,26 +41,20 @@ if __name__ == "__main__":
 with importing():
     import torch
 
-    from macs.page.studio import Drawn, Heard, Settings, Stopped, Studio, mixed_weights, ranked, settings_from
+    from macs.page.studio import Settings, Stopped, Studio, mixed_weights, ranked, settings_from
 
 
-@dataclass
 class Visitor:
-    """What the page keeps of one visitor.
+    """What the page keeps of one visitor: recording, part, what was heard and drawn, the settings by now.
 
     ticket counts what was asked for; a drawing whose ticket is no longer the last is given up. done: the last ticket
-    that needs no drawing any more.
+    that needs no drawing any more. No dataclass: of those Gradio copies all that they hold at each event.
     """
 
-    path: str = ""
-    shown_path: str = ""
-    start: float | None = None
-    heard: Heard | None = None
-    drawn: Drawn | None = None
-    before: Drawn | None = None
-    settings: Settings = Settings()
-    ticket: int = 0
-    done: int = 0
+    def __init__(self, path="", shown_path="", heard=None, settings=Settings(), ticket=0):  # noqa: B008 (frozen)
+        self.path, self.shown_path, self.start = path, shown_path, None
+        self.heard, self.drawn, self.before = heard, None, None
+        self.settings, self.ticket, self.done = settings, ticket, 0
 
 
 def draw(studio, visitor, on_step=lambda done, steps: None):

@@ -35,8 +35,15 @@ class Stopped(Exception):
     """A drawing was given up: its visitor wants another, or none."""
 
 
-@dataclass
-class Heard:
+class Shared:
+    """What is never changed, so that sessions of the page share it where Gradio would copy it for each."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@dataclass(frozen=True)
+class Heard(Shared):
     """A recording and what was separated from it, on the CPU.
 
     name: of the file. path: as a command line would have it. start, seconds: where the part heard begins, and the
@@ -69,8 +76,8 @@ class Settings:
     width: int = 0
 
 
-@dataclass
-class Drawn:
+@dataclass(frozen=True)
+class Drawn(Shared):
     """A picture, the source maps (M, H, W) of its attention, and the settings it was drawn by."""
 
     image: Image.Image

@@ -1,11 +1,13 @@
 """What the page does, without a browser: hearing, drawing, ranking, and the code that draws the same."""
 
+import copy
 import io
 import shlex
 import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import is_dataclass
 
 import numpy as np
 import pytest
@@ -138,6 +140,12 @@ def test_the_model_works_in_one_thread_whoever_asks(studio):
     assert studio.run(torch.get_num_threads) == studio.threads
     with pytest.raises(ZeroDivisionError):
         studio.run(lambda: 1 / 0)
+
+
+def test_sessions_share_what_was_heard_and_gradio_copies_none_of_it(heard):
+    visitor = app.Visitor(heard=heard)
+    assert copy.deepcopy(visitor).heard is heard
+    assert not is_dataclass(visitor)  # Gradio would copy its fields at each event, in a thread of its own
 
 
 def test_visitors_at_the_same_time_do_not_mix(studio, heard, clip):
