@@ -232,6 +232,9 @@ def train(args):
     if args.resume:
         run.resume(args.resume)
 
+    if pictures and run.position.step == 0:
+        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
+
     # Training
     accumulation = args.gradient_accumulation_steps
     for epoch in run.epochs_left():
@@ -330,15 +333,19 @@ def clip_gradients(accelerator, model, trained, clip_grad):
 
 
 def draw(pictures, run, accelerator, vae, unet, adapter, noise_scheduler, texts, seed):
-    """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames and their images now."""
+    """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames, their images before the training and now."""
     step = run.position.step
     adapter.eval()
     with run.averaged(), accelerator.autocast():  # in every process: where the UNet is sharded all must take part
         images = pictures.images(vae, unet, noise_scheduler, texts, seed)
     adapter.train()
     if accelerator.is_main_process:
-        path = run.output_dir / "figures" / f"step_{step:06d}.png"
-        log_figure(accelerator, "validation", pictures.figure(images, f"after {step} steps"), path, step)
+        figures = run.output_dir / "figures"
+        if step == 0:
+            pictures.keep_before(images, figures / "before.png")
+        else:
+            figure = pictures.figure(images, f"after {step} steps", figures / "before.png")
+            log_figure(accelerator, "validation", figure, figures / f"step_{step:06d}.png", step)
 
 
 def save_result(args, sd_path, accelerator, model, adapter):

@@ -15,6 +15,7 @@ from macs.audio import AudioError
 from macs.options import integer
 from macs.script import run
 from soundscapes.scenes import write_soundscapes
+from soundscapes.sound.recipes import UNTAUGHT
 from soundscapes.sound.recordings import Recordings
 
 
@@ -31,6 +32,8 @@ def main(argv=None):
         "--num_workers", type=integer(0), default=os.cpu_count(), help="processes (default: one per core)"
     )
     parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
+    taught = "every other scene is this sound, which the embedded model has not learnt, alone or in an ambience"
+    parser.add_argument("--taught", choices=UNTAUGHT, help=taught)
     args = parser.parse_args(argv)
 
     counts = {"train": args.train, "test": args.test}
@@ -42,8 +45,9 @@ def main(argv=None):
             except AudioError as error:
                 raise SystemExit(f"--recordings {error}") from None
     write_soundscapes(
-        args.data_dir, counts, args.seed, args.stems, args.num_workers, args.dataset_name, args.max_sources, recordings
-    )
+        args.data_dir, counts, args.seed, args.stems, args.num_workers, args.dataset_name, args.max_sources, recordings,
+        args.taught,
+    )  # fmt: skip
     print(f"Wrote {args.train} training and {args.test} test scenes to {Path(args.data_dir) / args.dataset_name}")
 
 

@@ -46,7 +46,9 @@ PHRASES = {
     "siren": ("a siren wailing",),
     "drum": ("a drum beating",),
     "thunder": ("thunder rolling",),
+    "cuckoo": ("a cuckoo calling",),
 }
+PAINTED_AS = {"cuckoo": "bird"}  # of UNTAUGHT: what UNet and judge know it as
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Scene:
     @cached_property
     def image(self):
         """The picture: PIL image 128×128, RGB."""
-        return paint(self.labels, _rng(self, 3))
+        return paint([PAINTED_AS.get(name, name) for name in self.labels], _rng(self, 3))
 
     @property
     def pixels(self):
@@ -114,7 +116,7 @@ def _source(scene, place, name):
 def make_scene(split, index, seed=0, num_sources=None, labels=None, recordings=None):
     """Scene number `index` (from 0) of a split: "train", "val", "test" or "demo".
 
-    num_sources: 1, 2 or 3; drawn if None. labels: the sources themselves, a list of CLASSES, in place of drawn ones.
+    num_sources: 1, 2 or 3; drawn if None. labels: the sources, in place of drawn ones: of CLASSES, or cuckoo.
     recordings: Recordings, which some of the sources are drawn from; labels, caption and picture stay the same.
     ValueError where a split or label is unknown, or where the labels hold two ambiences.
     """
@@ -129,8 +131,8 @@ def make_scene(split, index, seed=0, num_sources=None, labels=None, recordings=N
             raise ValueError(f"A scene has 1, 2 or 3 sources, not {num_sources}.")
         surplus = [name for name in order if name in AMBIENCES][1:]
         labels = [name for name in order if name not in surplus][: num_sources or drawn]
-    elif not labels or (unknown := [name for name in labels if name not in CLASSES]):
-        raise ValueError(f"Unknown labels {unknown if labels else labels}: the soundscapes know {', '.join(CLASSES)}.")
+    elif not labels or (unknown := [name for name in labels if name not in PHRASES]):
+        raise ValueError(f"Unknown labels {unknown if labels else labels}: the soundscapes know {', '.join(PHRASES)}.")
     elif sum(name in AMBIENCES for name in labels) > 1:
         raise ValueError(f"A scene has one ambience at most, not {labels}.")
     scene.labels = list(labels)
@@ -145,7 +147,7 @@ def caption(labels, rng):
     if style == 0:
         return "The sound of " + " and ".join(labels)
     places = [PHRASES[name][1] for name in labels if name in AMBIENCES]
-    events = [PHRASES[name][0] for name in labels if name in EVENTS]
+    events = [PHRASES[name][0] for name in labels if name not in AMBIENCES]
     if style < 3 and events:
         text = " ".join([" and ".join(events), *places])
     else:
@@ -177,32 +179,40 @@ def write_wav(path, samples):
     soundfile.write(path, (samples * 32768).astype(np.int16), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _numbered_scene(split, index, seed, max_sources, recordings=None):
-    return make_scene(split, index, seed, max_sources and 1 + index % max_sources, recordings=recordings)
+def _numbered_scene(split, index, seed, max_sources, recordings=None, taught=None):
+    scene = make_scene(split, index, seed, max_sources and 1 + index % max_sources, recordings=recordings)
+    if taught and index % 2 == 0:
+        ambiences = [name for name in scene.labels if name in AMBIENCES]
+        scene = make_scene(split, index, seed, labels=[taught, *ambiences], recordings=recordings)
+    return scene
 
 
-def _write_number(split, folder, seed, stems, max_sources, recordings, index):
+def _write_number(split, folder, seed, stems, max_sources, recordings, taught, index):
     if multiprocessing.parent_process():  # Ctrl-C ends the script, which ends its workers
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    write_scene(_numbered_scene(split, index, seed, max_sources, recordings), folder, stems)
+    write_scene(_numbered_scene(split, index, seed, max_sources, recordings, taught), folder, stems)
 
 
 def write_soundscapes(
-    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None, recordings=None
-):
+    data_dir, counts, seed=0, stems=False, num_workers=1, dataset_name="Soundscapes", max_sources=None, recordings=None,
+    taught=None,
+):  # fmt: skip
     """Writes {split: number of scenes} as DATA_DIR/<dataset_name>/{split}/{audio,image} with their labels.
 
     With max_sources the scenes have 1, ..., max_sources in turn, else 1 to 3 as drawn; with recordings, {split:
-    Recordings}, some of their sources are real. <dataset_name>.csv (filename, event_labels) and captions.csv (filename,
+    Recordings}, some of their sources are real. With taught, one of UNTAUGHT, every other scene is that sound, alone or
+    with the scene's ambience. <dataset_name>.csv (filename, event_labels) and captions.csv (filename,
     caption) list the scenes of this call. Called again it makes only what is missing.
     """
     root = Path(data_dir) / dataset_name
     for split, count in counts.items():
         heard = (recordings or {}).get(split)
-        write = partial(_write_number, split, root / split, seed, stems, max_sources, heard)
+        write = partial(_write_number, split, root / split, seed, stems, max_sources, heard, taught)
         process_map(write, range(count), max_workers=max(1, num_workers), chunksize=1, desc=f"{split} scenes")
     scenes = [
-        _numbered_scene(split, index, seed, max_sources) for split, count in counts.items() for index in range(count)
+        _numbered_scene(split, index, seed, max_sources, taught=taught)
+        for split, count in counts.items()
+        for index in range(count)
     ]
     table = [(scene.id, ",".join(scene.labels)) for scene in scenes]
     _write_table(root / f"{dataset_name}.csv", "event_labels", table)

@@ -2,10 +2,13 @@
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import make_image_grid
 from matplotlib.figure import Figure
+from PIL import Image
 
 from macs.audio import AudioError
 from macs.data.pairs import PairError, find_pairs, read_crop, read_image
+from macs.files import write_beside
 from macs.plots import draw_spectrogram
 
 
@@ -57,18 +60,30 @@ class Validation:
             ).images
         return images
 
-    def figure(self, images, title):
-        """A row for each clip: spectrogram, true frame, generated image."""
-        figure = Figure(figsize=(7.5, 2.3 * len(images) + 0.4), layout="constrained")
+    def keep_before(self, images, path):
+        """Writes the images before the training side by side, for the figures, also those of a resumed training."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_beside(path) as partial:
+            make_image_grid(images, 1, len(images)).save(partial, "png")
+
+    def figure(self, images, title, before_path):
+        """A row for each clip: spectrogram, true frame, generated image before the training and now."""
+        columns = {"now": images}
+        if before_path.is_file():
+            strip, (height, width) = Image.open(before_path), self.size
+            boxes = [(i * width, 0, (i + 1) * width, height) for i in range(len(images))]
+            columns = {"before": [strip.crop(box) for box in boxes], **columns}
+        figure = Figure(figsize=(5 + 2.5 * len(columns), 2.3 * len(images) + 0.4), layout="constrained")
         figure.suptitle(title, fontsize=9)
-        grid = figure.subplots(len(images), 3, squeeze=False)
-        for row, (pair, waveform, frame), image in zip(grid, self.clips, images, strict=True):
+        grid = figure.subplots(len(images), 2 + len(columns), squeeze=False)
+        for i, (row, (pair, waveform, frame)) in enumerate(zip(grid, self.clips, strict=True)):
             draw_spectrogram(row[0], waveform)
             row[0].set_title(pair.clip_id, fontsize=7)
             row[1].imshow(((frame.permute(1, 2, 0) + 1) / 2).numpy())
             row[1].set_title("true frame", fontsize=7)
-            row[2].imshow(image)
-            row[2].set_title("generated", fontsize=7)
+            for axes, (name, column) in zip(row[2:], columns.items(), strict=True):
+                axes.imshow(column[i])
+                axes.set_title(f"generated, {name}", fontsize=7)
             for axes in row:
                 axes.axis("off")
         return figure

@@ -343,6 +343,20 @@ def thunder(rng):
     return clip
 
 
+def cuckoo(rng):
+    """Calls of two hooted notes, the second about a third below the first, in an even rhythm."""
+    high, third = rng.uniform(620, 760), rng.uniform(3, 4.2)  # Hz, semitones
+    calls, gap = rhythm(rng, rng.uniform(1.1, 1.6), 0.02), rng.uniform(0.3, 0.36)
+    onsets, pieces = [], []
+    for start, pitch, seconds in ((0, high, 0.17), (gap, high * 2 ** (-third / 12), 0.27)):
+        length = int(seconds * rng.uniform(0.85, 1.15) * SAMPLE_RATE)
+        turn = phase(pitch * (1 - 0.04 * np.linspace(0, 1, length, dtype=np.float32) ** 2))
+        note = np.sin(turn) + rng.uniform(0.05, 0.2) * np.sin(2 * turn) + 0.03 * np.sin(3 * turn)
+        onsets += (calls + start).clip(max=7.99).tolist()
+        pieces += [note * bump(length, 0.15 * length, 0.4 * length)] * len(calls)
+    return place(onsets, pieces)
+
+
 AMBIENCES = {
     "rain": rain, "wind": wind, "sea": sea, "stream": stream, "fire": fire, "crickets": crickets, "traffic": traffic
 }  # fmt: skip
@@ -351,13 +365,16 @@ EVENTS = {
     "train": train, "helicopter": helicopter, "siren": siren, "drum": drum, "thunder": thunder,
 }  # fmt: skip
 
+UNTAUGHT = {"cuckoo": cuckoo}  # what the embedded model has never met
+
 
 def synthesise(label, rng):
     """One source: (LENGTH,) float32 at 16 kHz, in a random room, with an RMS of 1 over its louder half of the frames.
 
-    label is a key of AMBIENCES or EVENTS. Levelling by the louder frames keeps a few barks as loud as lasting rain.
+    label is a key of AMBIENCES, EVENTS or UNTAUGHT. Levelling by the louder frames keeps a few barks as loud as
+    lasting rain.
     """
-    clip = room(rng, (AMBIENCES | EVENTS)[label](rng).astype(np.float32))
+    clip = room(rng, (AMBIENCES | EVENTS | UNTAUGHT)[label](rng).astype(np.float32))
     power = np.sort(np.mean(clip.reshape(-1, 1600) ** 2, axis=1))
     clip /= np.sqrt(power[len(power) // 2 :].mean())
     return 9 * np.tanh(clip / 9)  # as a microphone saturates at the loudest snaps

@@ -19,10 +19,10 @@ from macs.training.loop import Run, compared_settings, tensors_fingerprint
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate(tmp_path):
-    yield
-    unlock(tmp_path)
     AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    GradientState._reset_state()  # whatever training in this process was interrupted before
+    yield
+    stop(tmp_path)
 
 
 def make_run(folder, settings=None, ema=0.5, seed=0):
