@@ -19,7 +19,7 @@ CAPTIONS="${CAPTIONS:-}"                          # csv of captions or labels to
 LABELS="${LABELS:-}"                              # label file from which the projector learns first; needs CACHE_DIR
 TRAINABLE="${TRAINABLE:-adapter}"                 # or unet: the whole UNet too
 EPOCHS="${EPOCHS:-15}"
-LR="${LR:-1e-4}"
+LR="${LR:-}"                                      # empty: the paper's 1e-4, for Cuckoo 1e-3
 BATCH_SIZE="${BATCH_SIZE:-16}"                    # frames per process at a time; the paper's 2 x 8 needs less memory
 GRADIENT_ACCUMULATION_STEPS="${GRADIENT_ACCUMULATION_STEPS:-1}"  # x BATCH_SIZE x NUM_PROCESSES = 16 in the paper
 SCHEDULER="${SCHEDULER:-cosine}"
@@ -34,8 +34,9 @@ if [ "$DATASET_NAME" = Cuckoo ]; then
     if [ ! -e "$DATA_DIR/Cuckoo/$DATA_SET" ]; then
         python soundscapes/make_soundscapes.py --data_dir "$DATA_DIR" --dataset_name Cuckoo --taught cuckoo --train 64 --test 8
     fi
-    if [ "$SD_PATH" = asset/macs-tiny ]; then ADAPTER="${ADAPTER:-asset/macs-tiny/adapter}"; fi
+    if [ "$SD_PATH" = asset/macs-tiny ]; then ADAPTER="${ADAPTER:-asset/macs-tiny/adapter}" LR="${LR:-1e-3}"; fi
 fi
+LR="${LR:-1e-4}"
 if [ -n "$ACCELERATE_CONFIG" ]; then
     launch=(--config_file "$ACCELERATE_CONFIG")
 else

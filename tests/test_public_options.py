@@ -64,6 +64,7 @@ def test_variables_of_the_launchers(tmp_path, monkeypatch):
     assert one[one.index("--losses") + 1 :][:2] == ["mixit", "ranking"] and one[one.index("--losses") + 3][:2] == "--"
     _, (two,) = run_noting("train.sh", tmp_path, M="1", **variables)
     assert (option(two, "M"), option(two, "pt_path"), option(two, "sd_path")) == ("1", "w", "s")
+    assert (option(two, "lr"), option(two, "adapter")) == ("1e-4", "")
     for command in (one, two):
         names = ("data_dir", "output_dir", "dataset_name")
         assert [option(command, name) for name in names] == ["d", "o", "LLP"]

@@ -221,8 +221,9 @@ def test_training_leaves_an_adapter_that_inference_hears_with(model, shared, tmp
     weights = load_file(out / "adapter" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
     pictures = sorted(path.name for path in (out / "figures").iterdir())
-    assert pictures == ["step_000003.png", "step_000005.png"]  # 16 pairs in 3 buckets, 9 batches of 2, 2 to a step
-    assert Image.open(out / "figures" / pictures[0]).width > 500
+    # 16 pairs in 3 buckets, 9 batches of 2, 2 to a step
+    assert pictures == ["before.png", "step_000003.png", "step_000005.png"]
+    assert Image.open(out / "figures" / pictures[1]).width > 700  # four columns: heard, seen, before, now
 
     # heard with: not as the pipeline's own adapter draws, and not as the one that this training began with
     pipe, sound, images = load_pipeline(model, str(out / "adapter"), "Mine", 2), torch.randn(1, 16000) * 0.1, {}

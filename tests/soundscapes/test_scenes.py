@@ -135,3 +135,17 @@ def test_scenes_with_so_many_sources_in_turn(tmp_path):
     assert [len(labels) for labels in rows.values()] == [1, 2, 1, 2]
     written, rate = soundfile.read(tmp_path / "Clips" / "test" / "audio" / "test-0-000003.wav", dtype="float32")
     assert np.array_equal(written, make_scene("test", 3, num_sources=2).mixture)
+
+
+def test_a_taught_sound_is_in_every_other_scene_and_painted_as_what_the_model_knows(tmp_path):
+    write_soundscapes(tmp_path, {"test": 4}, dataset_name="Cuckoo", taught="cuckoo", num_workers=0)
+    with open(tmp_path / "Cuckoo" / "Cuckoo.csv", newline="") as file:
+        rows = [row["event_labels"].split(",") for row in csv.DictReader(file)]
+    assert ["cuckoo" in labels for labels in rows] == [True, False, True, False] and "cuckoo" not in CLASSES
+    assert rows[0][1:] == [name for name in make_scene("test", 0).labels if name in AMBIENCES]
+    cuckoo, bird = (make_scene("test", 3, labels=[name, "rain"]) for name in ("cuckoo", "bird"))
+    assert np.array_equal(cuckoo.pixels, bird.pixels) and "cuckoo" in cuckoo.caption
+    # two notes in turn: the strongest frequencies of the calls lie a third apart
+    spectrum = np.abs(np.fft.rfft(make_scene("test", 3, labels=["cuckoo"]).mixture))[: 8 * 1000]
+    notes = np.flatnonzero(spectrum > 0.3 * spectrum.max()) / 8
+    assert 1.15 < notes.max() / notes.min() < 1.4 and 450 < notes.min() < notes.max() < 800
