@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to the embedded model, OUTPUT_DIR, by the code that trains at full size: a small VAE, CLAP and
-# text-to-image UNet stand for Stable Diffusion and CLAP; then stage one, stage two, and what it is measured with: the
-# baseline that hears the mixture as a whole, and the judge. Call it again after an interruption: it goes on where it was.
+# text-to-image UNet stand for Stable Diffusion and CLAP, the judge measures; then stage one, stage two, and the
+# baseline that hears the mixture as a whole. Call it again after an interruption: it goes on where it was.
 # Edit the variables, or set some for a single run: VAE_SCENES=320 UNET_STEPS=60 WORK_DIR=trial bash soundscapes/build_tiny.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ RECORDINGS="${RECORDINGS:-}"                       # real sounds, as prepare_rec
 NUM_WORKERS="${NUM_WORKERS:-$(($(nproc) > 1 ? $(nproc) - 1 : 1))}"  # processes that synthesise, paint and read
 MIXED_PRECISION="${MIXED_PRECISION:-}"             # bf16 or no; if not given: bf16 on GPUs, and CPUs that have it
 
-# Budgets: scenes that are made on the way and met once (VAE, CLAP, judge) ...
+# Budgets: scenes that are made on the way and met once (VAE, CLAP, judge, decoder) ...
 VAE_SCENES="${VAE_SCENES:-20000}"
 VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-4}"
 CLAP_SCENES="${CLAP_SCENES:-40000}"
@@ -22,6 +22,7 @@ UNET_SCENES="${UNET_SCENES:-7000}"                 # different ones, met UNET_ST
 UNET_STEPS="${UNET_STEPS:-12000}"
 UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-16}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
+DECODER_SCENES="${DECODER_SCENES:-8000}"
 # ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of
 # FSD50K, and scenes of one to three for stage two (0.3 MB each)
 CLIPS="${CLIPS:-8000}"
@@ -50,6 +51,10 @@ step clap python soundscapes/train_clap.py --scenes "$CLAP_SCENES" --batch_size 
     "${tiny[@]}" "${real[@]}"
 step unet python soundscapes/train_unet.py --scenes "$UNET_SCENES" --steps "$UNET_STEPS" \
     --batch_size "$UNET_BATCH_SIZE" "${tiny[@]}"
+# Crisp pictures, from the same latents: the decoder learns on, with the judge's features and a discriminator
+step judge python soundscapes/train_judge.py --output_dir "$WORK_DIR/judge" --scenes "$JUDGE_SCENES" --seed "$SEED" \
+    --num_workers "$NUM_WORKERS"
+step decoder python soundscapes/train_decoder.py --scenes "$DECODER_SCENES" --judge "$WORK_DIR/judge" "${tiny[@]}"
 
 # The two stages of the paper, and stage two once more without separation: of one signal, mixture consistency makes the
 # mixture itself, whatever the weights, so a separator with M = 1 is the identity
@@ -83,8 +88,6 @@ train_adapter generator --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"
 train_adapter baseline --separator "$identity" --M 1
 
-step judge python soundscapes/train_judge.py --output_dir "$WORK_DIR/judge" --scenes "$JUDGE_SCENES" --seed "$SEED" \
-    --num_workers "$NUM_WORKERS"
 step assemble python soundscapes/make_tiny.py --adapter "$WORK_DIR/generator/adapter" --model_dir "$model" \
     --output_dir "$OUTPUT_DIR"
 echo "Hear it: SD_PATH=$OUTPUT_DIR bash inference.sh"

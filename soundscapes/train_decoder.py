@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--model_dir", default="asset/macs-tiny", help="its vae/ is trained (default: %(default)s)")
     parser.add_argument("--judge", default="tests/judge", help="its features (default: %(default)s)")
     parser.add_argument("--output_dir", default="checkpoints/tiny", help="states and pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=integer(1), default=16000, help="each is seen once (default: %(default)s)")
+    parser.add_argument("--scenes", type=integer(1), default=8000, help="each is seen once (default: %(default)s)")
     parser.add_argument("--batch_size", type=integer(1), default=8, help="(default: %(default)s)")
     parser.add_argument("--lr", type=number(0), default=3e-4, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--perceptual_weight", type=number(0), default=1.0, help="(default: %(default)s)")
