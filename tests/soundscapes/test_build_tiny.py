@@ -8,8 +8,8 @@ import pytest
 from noted_commands import ROOT, check_options_are_known, option, run_noting
 
 STEPS = [
-    "model", "vae", "clap", "unet", "stems", "clips", "separator", "clap_separated", "scenes", "generator_first",
-    "generator", "identity", "baseline_first", "baseline", "judge", "assemble",
+    "model", "vae", "clap", "unet", "judge", "decoder", "stems", "clips", "separator", "clap_separated", "scenes",
+    "generator_first", "generator", "identity", "baseline_first", "baseline", "assemble",
 ]  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from macs import Separator
-from soundscapes import train_clap, train_judge, train_unet, train_vae
+from soundscapes import train_clap, train_decoder, train_judge, train_unet, train_vae
 from soundscapes.judge import Judge
 from soundscapes.scenes import CLASSES, PHRASES, make_scene
 from soundscapes.train_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
+from soundscapes.train_decoder import fine_detail, patch_discriminator, perceptual_loss
 from soundscapes.train_vae import painting, reconstruction_loss
 from soundscapes.training import train
 
@@ -128,6 +129,23 @@ def test_reconstruction_loss_prefers_sharp_outlines():
     assert reconstruction_loss(blurred, image) > 1.2 * reconstruction_loss(dimmed, image)
 
 
+def test_fine_detail_is_the_energy_above_a_quarter_of_the_sampling_rate():
+    x = torch.arange(128.0)
+    waves = [torch.cos(2 * torch.pi * cycles * x / 128).expand(1, 3, 128, 128) for cycles in (31, 33, 63)]
+    coarse, fine, finest = (fine_detail(wave) for wave in waves)
+    assert coarse < 1e-6 * fine and finest == pytest.approx(fine, rel=1e-3)
+    assert fine == pytest.approx((waves[1][0, 0].square().sum() * 128**2).item(), rel=1e-3)  # Parseval
+    assert fine_detail(0.5 * waves[1]) == pytest.approx(fine / 4, rel=1e-3)
+
+
+def test_what_the_decoder_is_led_by():
+    judge = Judge(CLASSES, width=4).eval()
+    image = torch.stack([painting("train", 0, index) for index in range(2)])
+    blurred = F.avg_pool2d(F.pad(image, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    assert perceptual_loss(judge, image, image) == 0 < perceptual_loss(judge, blurred, image)
+    assert patch_discriminator()(image).shape == (2, 1, 14, 14)
+
+
 def test_judge_names_classes_and_comes_back_from_disk(tmp_path):
     judge = Judge(CLASSES, width=4).eval()
     judge.save_pretrained(tmp_path)
@@ -174,6 +192,17 @@ def test_the_vae_and_unet_in_the_models_folder_are_the_trained_ones(tiny_dir, tm
     (latents,) = (tmp_path / "work" / "latents").rglob("*.safetensors")
     mean = vae.encode(painting("train", 0, 2)[None]).latent_dist.mean
     torch.testing.assert_close(load_file(latents)["moments"][2, :8].float(), mean[0].detach(), atol=0.02, rtol=0.02)
+
+    # Of the VAE the decoder alone learns on: the latents, and with them the UNet's, mean what they meant
+    monkeypatch.setattr(train_decoder, "HELD_OUT", 8)
+    judge = Judge(CLASSES, width=4)
+    judge.save_pretrained(tmp_path / "judge")
+    before = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
+    run_main(train_decoder, monkeypatch, *options, "--scenes", 4, "--judge", tmp_path / "judge")
+    after = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder"} and "fine detail kept" in capsys.readouterr().out
+    assert Image.open(tmp_path / "work" / "decoder.png").size == (3 * 128, 8 * 128)
     assert not list(tmp_path.rglob(".partial*"))
 
 
