@@ -34,7 +34,9 @@ if [ "$DATASET_NAME" = Cuckoo ]; then
     if [ ! -e "$DATA_DIR/Cuckoo/$DATA_SET" ]; then
         python soundscapes/make_soundscapes.py --data_dir "$DATA_DIR" --dataset_name Cuckoo --taught cuckoo --train 64 --test 8
     fi
-    if [ "$SD_PATH" = asset/macs-tiny ]; then ADAPTER="${ADAPTER:-asset/macs-tiny/adapter}" LR="${LR:-1e-3}"; fi
+    if [ "$SD_PATH" = asset/macs-tiny ] && [ -z "$SEPARATOR$M$LABELS" ]; then  # else a new adapter
+        ADAPTER="${ADAPTER:-asset/macs-tiny/adapter}" LR="${LR:-1e-3}"
+    fi
 fi
 LR="${LR:-1e-4}"
 if [ -n "$ACCELERATE_CONFIG" ]; then

@@ -68,6 +68,10 @@ def test_variables_of_the_launchers(tmp_path, monkeypatch):
     for command in (one, two):
         names = ("data_dir", "output_dir", "dataset_name")
         assert [option(command, name) for name in names] == ["d", "o", "LLP"]
+    # the trial goes on from the shipped adapter, where that is of the same sources
+    for own, adapter, lr in (({}, "asset/macs-tiny/adapter", "1e-3"), ({"M": "1"}, "", "1e-4")):
+        _, (_, trial) = run_noting("train.sh", tmp_path, DATA_DIR=str(tmp_path), **own)
+        assert (option(trial, "adapter"), option(trial, "lr"), option(trial, "dataset_name")) == (adapter, lr, "Cuckoo")
     _, (plain,) = run_noting("train_separator.sh", tmp_path)
     assert option(plain, "clap") == "laion/clap-htsat-unfused" and "--M" not in plain
     assert plain[plain.index("--losses") + 1 :][:3] == ["mixit", "contrastive", "ranking"]
