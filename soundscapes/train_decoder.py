@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from macs.options import integer, number
 from macs.script import run
 from soundscapes.judge import Judge
-from soundscapes.train_vae import HELD_OUT, latent_statistics, painting, reconstruction_loss, to_pil
+from soundscapes.train_vae import HELD_OUT, latent_statistics, mean_psnr, painting, reconstruction_loss, to_pil
 from soundscapes.training import DEVICE, fresh_batches, save_part, train
 
 MAX_TIMESTEP = 300  # of 1000: the last steps of a sampler, where outlines are settled and detail is not
@@ -73,9 +73,9 @@ def main():
     parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
     args = parser.parse_args()
 
-    model = {"pretrained_model_name_or_path": args.model_dir}
-    vae = AutoencoderKL.from_pretrained(**model, subfolder="vae", torch_dtype=torch.float32).to(DEVICE)
-    unet = UNet2DConditionModel.from_pretrained(**model, subfolder="unet", torch_dtype=torch.float32).to(DEVICE).eval()
+    vae = AutoencoderKL.from_pretrained(args.model_dir, subfolder="vae", torch_dtype=torch.float32).to(DEVICE)
+    unet = UNet2DConditionModel.from_pretrained(args.model_dir, subfolder="unet", torch_dtype=torch.float32)
+    unet = unet.to(DEVICE).eval()
     text_encoder = CLIPTextModel.from_pretrained(args.model_dir, subfolder="text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(args.model_dir, subfolder="tokenizer")
     schedule = DDPMScheduler.from_pretrained(args.model_dir, subfolder="scheduler")
@@ -134,8 +134,7 @@ def main():
         Path(args.output_dir) / "decoder.png"
     )
     for name, decoded in (("before", before), ("after", after)):
-        psnr = -10 * ((decoded - images) / 2).square().mean((1, 2, 3)).log10().mean()
-        kept = fine_detail(decoded) / fine_detail(images)
+        psnr, kept = mean_psnr(decoded, images), fine_detail(decoded) / fine_detail(images)
         print(f"decoder {name}: PSNR {psnr:.1f} dB on held-out scenes, fine detail kept {kept:.2f}; see decoder.png")
 
 

@@ -49,6 +49,11 @@ def latent_statistics(vae, images):
     return torch.cat([moment.sample() for moment in moments]).std().item(), decoded.clamp(-1, 1)
 
 
+def mean_psnr(images, targets):
+    """Peak signal-to-noise ratio in dB of pictures (N, 3, H, W) in [-1, 1], mean over the pictures."""
+    return (-10 * ((images - targets) / 2).square().mean((1, 2, 3)).log10()).mean().item()
+
+
 def to_pil(image):
     return Image.fromarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
@@ -84,10 +89,10 @@ def main():
     deviation, decoded = latent_statistics(vae, images)
     vae.register_to_config(scaling_factor=1 / deviation)
     save_part(vae, args.model_dir, "vae")
-    psnr = -10 * ((decoded - images) / 2).square().mean((1, 2, 3)).log10()
     pairs = [to_pil(image) for pair in zip(images[:16], decoded[:16], strict=True) for image in pair]
     make_image_grid(pairs, 4, 8).save(Path(args.output_dir) / "vae.png")
-    print(f"vae: PSNR {psnr.mean():.1f} dB on held-out scenes, scaling factor {1 / deviation:.4f}; see vae.png")
+    psnr = mean_psnr(decoded, images)
+    print(f"vae: PSNR {psnr:.1f} dB on held-out scenes, scaling factor {1 / deviation:.4f}; see vae.png")
 
 
 if __name__ == "__main__":
