@@ -10,7 +10,9 @@ import sys
 
 from macs.script import run
 
-SUBJECTS = ["attention", "frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two"]
+SUBJECTS = [
+    "attention", "film", "frames", "measures", "mixit", "pipeline", "separator_step", "soundscapes", "stage_two",
+]  # fmt: skip
 
 
 def main():
