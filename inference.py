@@ -7,14 +7,13 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
 from macs import editing
-from macs.options import add_public_options, integer, multiple_of, number
+from macs.options import add_picture_options, add_public_options, add_weight_options, integer, number
 from macs.presets import PRESETS
 from macs.script import importing, run
 
@@ -36,20 +35,15 @@ def source_box(text):
 
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument_group("weights").add_argument
-    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion (folder or hub id)")
-    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
-    add("--dataset_name", default="LLP", help="which released weights, and which set under --data_dir")
+    add = add_weight_options(parser)
     add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")
-    precisions = ["no", "fp16", "bf16"]
-    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
     add("--compile", action="store_true", help="compile the UNet's blocks first: a minute, for many clips")
 
     add = parser.add_argument_group("recordings").add_argument
     names = "recordings; a name that begins with - needs ./ before it"
     add("--audio", nargs="+", default=[], metavar="FILE_OR_FOLDER", help=names)
     add("--recursive", action="store_true", help="take the recordings in the folders below, too")
-    add("--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio")
+    add("--data_dir", default="", help="instead of --audio: holds <dataset_name>/<data_set>/audio")
     add("--data_set", default="test", help="train or test, under --data_dir")
     add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
 
@@ -57,19 +51,12 @@ def parse_args(arguments=None):
     quiet += "written; default: as the weights say; the embedded model knows no quiet clips"
     add("--raise_quiet", action=argparse.BooleanOptionalAction, help=quiet)
 
-    add = parser.add_argument_group("pictures").add_argument
-    add("--prompt", default="", help="text beside the sound")
-    add("--negative_prompt", default="", help="what the image shall not show")
+    add = add_picture_options(parser)
     add("--cfg", action=argparse.BooleanOptionalAction, default=True, help="classifier-free guidance")
-    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance")
-    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
     add("--top_sources", type=integer(1), help="attend to the k most significant sources only")
     add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
     boxes = "where a source may draw: its number from 1 and a box in shares of the picture, as 2:0,0,0.5,1 (left half)"
     add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
-    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++); see --preset for few")
-    size = "one side, or height and width; multiples of 8"
-    add("--size", "--output_size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
     add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
     add("--seed", type=integer(0), default=0, help="an image depends on the seed and its clip's name alone")
     frames = "draw --frames pictures on the way from one clip's sources to another's"
@@ -104,8 +91,6 @@ def parse_args(arguments=None):
         args = parser.parse_args(arguments)
     if not (args.audio or args.data_dir or args.interpolate):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
-    if args.size and len(args.size) > 2:
-        parser.error(f"--size takes one side, or height and width, but got {len(args.size)} numbers")
     try:
         args.edits = editing.Edits(
             **{each.name: getattr(args, each.name) for each in dataclasses.fields(editing.Edits)}
@@ -126,6 +111,7 @@ with importing():
     from tqdm import tqdm
 
     from macs.devices import check_device, memory_advice, out_of_memory, speed_up
+    from macs.noise import noise_seed
 
 
 def find_clips(args):
@@ -170,12 +156,6 @@ def share_no_output(args, clips):
         owners |= dict.fromkeys(output_paths(args, name), name)
         kept[name] = path
     return kept, problems
-
-
-def image_generator(seed, name, number):
-    """The noise of image `number` of a clip: the same in whatever batch, order or process it is made."""
-    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode("utf-8", "surrogateescape")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def check_sources(args):
@@ -252,7 +232,7 @@ def drawer(args, pipe):
     pairs: the clips' pictures, see `macs.editing.pair_pictures`. The maps are None without --save_maps and --report.
     The prompt is encoded once, for all clips.
     """
-    height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
+    height, width = args.size or (None, None)
     guidance_scale = args.guidance_scale if args.cfg else 1.0
     texts = pipe.encode_texts(args.prompt)
     if guidance_scale > 1:
@@ -347,7 +327,8 @@ def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
         sources, images, maps, names = pipe.separate(mixtures), [], None, None
         if not args.separate_only:
             source_embeds = pipe.encode_sources(sources)
-            generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
+            seeds = [noise_seed(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             images, maps = draw(source_embeds, generators, args.num_images, [pairs[name] for name in waveforms])
             names = source_names(args, pipe, source_embeds) if args.save_maps or args.report else None
 
@@ -371,14 +352,13 @@ def interpolate(args, pipe):
     from diffusers.utils import make_image_grid
 
     from macs.files import write_beside
+    from macs.timeline import slerp
 
     start, end = pipe.encode_audio(pipe.prepare_audio(args.interpolate))  # (M, D) each, unit norm
-    angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos().clamp(min=1e-4)
     way = torch.linspace(0, 1, args.frames, device=start.device)[:, None, None]
-    embeds = (torch.sin((1 - way) * angle) * start + torch.sin(way * angle) * end) / torch.sin(angle)  # (frames, M, D)
-    draw, images = drawer(args, pipe), []
-    for part in embeds.split(args.batch_size):
-        images += draw(part, [image_generator(args.seed, "interpolation", 0) for _ in part])[0]
+    draw, images, seed = drawer(args, pipe), [], noise_seed(args.seed, "interpolation", 0)
+    for part in slerp(start, end, way).split(args.batch_size):  # (frames, M, D)
+        images += draw(part, [torch.Generator().manual_seed(seed) for _ in part])[0]
     name = "-".join(Path(path).stem for path in args.interpolate)
     path = Path(args.output_dir) / f"{name}.png"
     with write_beside(path) as partial:
