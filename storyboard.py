@@ -37,16 +37,16 @@ def add_options(parser):
 def check(args):
     """Ends the script with one line where precision, recording or folder will not do; before anything is loaded."""
     with importing():
-        from inference import check_output_dir
         from macs.audio import read_audio
         from macs.devices import best_device, check_device
+        from macs.files import check_output_dir
 
     try:
         check_device(best_device(), args.mixed_precision)
         read_audio(args.audio, 0, 1)
+        check_output_dir(args.output_dir)
     except ValueError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    check_output_dir(Path(args.output_dir), 0)
 
 
 def picture_settings(args):

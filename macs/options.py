@@ -50,6 +50,21 @@ def multiple_of(step):
     return convert
 
 
+def source_box(text):
+    """The argparse type of "2:0,0,0.5,1" -> (1, (0, 0, 0.5, 1)): a source, counted from 0, and its box."""
+    try:
+        source, box = text.split(":")
+        box = tuple(float(side) for side in box.split(","))
+        left, top, right, bottom = box
+        if int(source) < 1 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a source from 1 and sides from 0 to 1, SOURCE:LEFT,TOP,RIGHT,BOTTOM, but got {text!r}"
+        ) from None
+    return int(source) - 1, box
+
+
 class Size(argparse.Action):
     """One side, or height and width -> (height, width)."""
 
