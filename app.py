@@ -15,7 +15,7 @@ from pathlib import Path
 # before Gradio is imported: nothing is counted, nothing is looked up
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
-from macs.options import integer
+from macs.options import add_weight_options, integer
 from macs.script import importing, run
 
 EXAMPLES = Path(__file__).parent / "asset" / "demo"
@@ -25,11 +25,9 @@ INSTALL = 'the page needs Gradio, which is not installed: pip install "gradio>=6
 
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
-    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
-    add("--dataset_name", default="LLP", help="which released weights")
-    add("--mixed_precision", choices=["no", "fp16", "bf16"], default="no", help="of the generator")
+    parser.set_defaults(M=None, raise_quiet=None)  # as of the weights
+    add_weight_options(parser)
+    add = parser.add_argument_group("page").add_argument
     add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets others of your network in")
     add("--port", type=integer(1, 65535), default=7860)
     return parser.parse_args(arguments)
@@ -315,18 +313,16 @@ def main():
             import gradio as gr
         except ImportError:
             sys.exit(f"app.py: {INSTALL}")
-        from macs.loading import load_pipeline
+        from inference import open_pipeline
+        from macs.devices import best_device, check_device
         from macs.page import views
 
-    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    if args.mixed_precision == "fp16" and device.type == "cpu":
-        sys.exit("app.py: --mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model's own thread gets them all, see Studio
     try:
-        pipe = load_pipeline(args.sd_path, args.pt_path, args.dataset_name, dtype=dtype).to(device)
-    except ValueError as error:  # weights that do not fit; the message says which
+        check_device(best_device(), args.mixed_precision)
+        pipe = open_pipeline(args, best_device())
+    except ValueError as error:  # a precision or weights that do not fit; the message says which
         sys.exit(f"app.py: {error}")
     fonts = ["system-ui", "sans-serif"]
     page = build_page(Studio(pipe, args.sd_path, args.pt_path, args.dataset_name, threads))

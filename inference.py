@@ -7,49 +7,28 @@ the others go on. With several GPUs: accelerate launch inference.py ...
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
 from macs import editing
-from macs.options import add_public_options, integer, multiple_of, number
+from macs.options import add_picture_options, add_public_options, add_weight_options, integer, number, source_box
 from macs.presets import PRESETS
 from macs.script import importing, run
 
 
-def source_box(text):
-    """The argparse type of "2:0,0,0.5,1" -> (1, (0, 0, 0.5, 1)): a source, counted from 0, and its box."""
-    try:
-        source, box = text.split(":")
-        box = tuple(float(side) for side in box.split(","))
-        left, top, right, bottom = box
-        if int(source) < 1 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected a source from 1 and sides from 0 to 1, SOURCE:LEFT,TOP,RIGHT,BOTTOM, but got {text!r}"
-        ) from None
-    return int(source) - 1, box
-
-
 def parse_args(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument_group("weights").add_argument
-    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion (folder or hub id)")
-    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
-    add("--dataset_name", default="LLP", help="which released weights, and which set under --data_dir")
+    add = add_weight_options(parser)
     add("--M", type=integer(1), help="number of sources that the weights must have; it is read from them")
-    precisions = ["no", "fp16", "bf16"]
-    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
     add("--compile", action="store_true", help="compile the UNet's blocks first: a minute, for many clips")
 
     add = parser.add_argument_group("recordings").add_argument
     names = "recordings; a name that begins with - needs ./ before it"
     add("--audio", nargs="+", default=[], metavar="FILE_OR_FOLDER", help=names)
     add("--recursive", action="store_true", help="take the recordings in the folders below, too")
-    add("--data_dir", default="", help="instead of --audio: the folder that holds <dataset_name>/<data_set>/audio")
+    add("--data_dir", default="", help="instead of --audio: holds <dataset_name>/<data_set>/audio")
     add("--data_set", default="test", help="train or test, under --data_dir")
     add("--clip_start", type=number(0), help="where to cut longer recordings, in seconds; default: the loudest 8 s")
 
@@ -57,19 +36,12 @@ def parse_args(arguments=None):
     quiet += "written; default: as the weights say; the embedded model knows no quiet clips"
     add("--raise_quiet", action=argparse.BooleanOptionalAction, help=quiet)
 
-    add = parser.add_argument_group("pictures").add_argument
-    add("--prompt", default="", help="text beside the sound")
-    add("--negative_prompt", default="", help="what the image shall not show")
+    add = add_picture_options(parser)
     add("--cfg", action=argparse.BooleanOptionalAction, default=True, help="classifier-free guidance")
-    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance")
-    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
     add("--top_sources", type=integer(1), help="attend to the k most significant sources only")
     add("--source_weights", type=number(0), nargs="+", metavar="WEIGHT", help="one for each source; 0 silences it")
     boxes = "where a source may draw: its number from 1 and a box in shares of the picture, as 2:0,0,0.5,1 (left half)"
     add("--source_masks", type=source_box, nargs="+", metavar="SOURCE:LEFT,TOP,RIGHT,BOTTOM", help=boxes)
-    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++); see --preset for few")
-    size = "one side, or height and width; multiples of 8"
-    add("--size", "--output_size", type=multiple_of(8), nargs="+", metavar="PIXELS", help=size)
     add("--num_images", type=integer(1), default=1, help="per clip; the further ones are <clip name>_1.png, ...")
     add("--seed", type=integer(0), default=0, help="an image depends on the seed and its clip's name alone")
     frames = "draw --frames pictures on the way from one clip's sources to another's"
@@ -104,8 +76,7 @@ def parse_args(arguments=None):
         args = parser.parse_args(arguments)
     if not (args.audio or args.data_dir or args.interpolate):
         parser.error("nothing to do: give --audio FILE_OR_FOLDER, --data_dir or --interpolate FROM TO")
-    if args.size and len(args.size) > 2:
-        parser.error(f"--size takes one side, or height and width, but got {len(args.size)} numbers")
+    args.source_masks = dict(args.source_masks) if args.source_masks else None
     try:
         args.edits = editing.Edits(
             **{each.name: getattr(args, each.name) for each in dataclasses.fields(editing.Edits)}
@@ -126,77 +97,27 @@ with importing():
     from tqdm import tqdm
 
     from macs.devices import check_device, memory_advice, out_of_memory, speed_up
+    from macs.files import check_output_dir
+    from macs.noise import noise_seed
+    from macs.outputs import Outputs
+    from macs.recordings import find_clips
 
 
-def find_clips(args):
-    """The recordings asked for: ({name: path}, [problems])."""
-    from macs.audio import find_recordings
-
-    paths, problems = [Path(path) for path in args.audio], []
+def clips_asked_for(args, outputs):
+    """The recordings to draw, and the pictures that belong to them: ({name: path}, {name: pictures}, [problems])."""
+    paths, missing = args.audio, []
     if args.data_dir:
-        paths = [Path(args.data_dir) / args.dataset_name / args.data_set / "audio"]
-        if not paths[0].is_dir():
+        folder = Path(args.data_dir) / args.dataset_name / args.data_set / "audio"
+        paths = [folder]
+        if not folder.is_dir():
             known = sorted(str(f.parent.relative_to(args.data_dir)) for f in Path(args.data_dir).glob("*/*/audio"))
-            return {}, [f"{paths[0]}: no such folder; {args.data_dir} holds the sets: {', '.join(known) or 'none'}"]
-    clips = {}
-    for path in paths:
-        if not path.exists():
-            problems.append(f"{path}: no such file or folder")
-            continue
-        files, unreadable = find_recordings(path, args.recursive) if path.is_dir() else ([path], [])
-        problems += unreadable
-        for file in files:
-            if clips.setdefault(file.stem, file) != file:
-                problems.append(f"{file}: would overwrite the image of {clips[file.stem]}; rename one of them")
-    return clips, problems
-
-
-def output_paths(args, name):
-    """The files that show that a clip is done: its images, or its first source with --separate_only."""
-    output_dir = Path(args.output_dir)
-    if args.separate_only:
-        return [output_dir / "sources" / f"{name}_1.wav"]
-    return [output_dir / (f"{name}_{i}.png" if i else f"{name}.png") for i in range(args.num_images)]
-
-
-def share_no_output(args, clips):
-    """({name: path} without clips whose images are another clip's too, as a_1 and the second of a, [problems])."""
-    owners, kept, problems = {}, {}, []
-    for name, path in clips.items():
-        taken = [owners[output] for output in output_paths(args, name) if output in owners]
-        if taken:
-            problems.append(f"{path}: would overwrite an image of {clips[taken[0]]}; rename one of them")
-            continue
-        owners |= dict.fromkeys(output_paths(args, name), name)
-        kept[name] = path
-    return kept, problems
-
-
-def image_generator(seed, name, number):
-    """The noise of image `number` of a clip: the same in whatever batch, order or process it is made."""
-    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode("utf-8", "surrogateescape")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def check_sources(args):
-    """Raises ValueError where a setting does not fit the number of sources, which is read before all else is loaded."""
-    from macs.attention import check_source_masks, check_source_weights
-    from macs.loading import audio_model_paths, separator_config
-
-    # the separator of an adapter is known when it is opened
-    is_adapter = args.pt_path and (Path(args.pt_path) / "config.json").is_file()
-    if is_adapter or not (args.source_masks or args.source_weights or args.top_sources):
-        return
-    try:
-        num_sources = separator_config(audio_model_paths(args.sd_path, args.pt_path)[0])["num_sources"]
-    except (OSError, KeyError, TypeError):  # broken weights are named where they are opened
-        return
-    if args.top_sources and args.top_sources > num_sources:
-        raise ValueError(f"expected top_sources from 1 to {num_sources}, but got {args.top_sources}")
-    if args.source_weights:
-        check_source_weights(args.source_weights, num_sources)
-    if args.source_masks:
-        check_source_masks(dict(args.source_masks), num_sources, 8, 8)
+            missing = [f"{folder}: no such folder; {args.data_dir} holds the sets: {', '.join(known) or 'none'}"]
+            paths = []
+    clips, unreadable = find_clips(paths, args.recursive)
+    clips, overlaps = outputs.share_none(clips)
+    pairs, unpaired = editing.pair_pictures(args.edits, clips)
+    clips = {name: path for name, path in clips.items() if name in pairs}
+    return clips, pairs, missing + unreadable + overlaps + unpaired
 
 
 def open_pipeline(args, device):
@@ -252,7 +173,7 @@ def drawer(args, pipe):
     pairs: the clips' pictures, see `macs.editing.pair_pictures`. The maps are None without --save_maps and --report.
     The prompt is encoded once, for all clips.
     """
-    height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
+    height, width = args.size or (None, None)
     guidance_scale = args.guidance_scale if args.cfg else 1.0
     texts = pipe.encode_texts(args.prompt)
     if guidance_scale > 1:
@@ -263,7 +184,7 @@ def drawer(args, pipe):
             "audio_scale": args.audio_scale,
             "top_sources": args.top_sources,
             "source_weights": args.source_weights,
-            "source_masks": args.source_masks and dict(args.source_masks),
+            "source_masks": args.source_masks,
             "num_inference_steps": args.steps,
             "guidance_scale": guidance_scale,
             "height": height,
@@ -299,36 +220,7 @@ def source_names(args, pipe, source_embeds):
     return [[next(iter(source.items())) for source in clip] for clip in clips]
 
 
-def write_outputs(args, name, mixture, sources, images, maps=None, names=None):
-    """<name>.png, <name>_1.png, ...; the sources in rank order, sources/<name>_1.wav ..., and sources/<name>.png.
-
-    That picture shows the mixture (T,), its signals (M, T) and the first image; maps/<name>.png also where each source
-    drew, by the maps (M, H, W), and what it is called.
-    """
-    import soundfile
-
-    from macs.audio import SAMPLE_RATE
-    from macs.files import write_beside
-    from macs.plots import maps_figure, sources_figure
-
-    if args.save_maps and maps is not None:
-        with write_beside(Path(args.output_dir) / "maps" / f"{name}.png") as partial:
-            maps_figure(mixture, sources, images[0], maps, args.save_maps, names).savefig(partial, dpi=120)
-    for path, image in zip(output_paths(args, name), images, strict=False):
-        with write_beside(path) as partial:
-            image.save(partial)
-    if not (args.save_sources or args.separate_only):
-        return
-    folder = Path(args.output_dir) / "sources"
-    for rank in range(len(sources), 0, -1):  # the first one last: it says that all are there
-        with write_beside(folder / f"{name}_{rank}.wav") as partial:
-            soundfile.write(partial, sources[rank - 1].cpu().numpy(), SAMPLE_RATE)
-    if args.save_sources:
-        with write_beside(folder / f"{name}.png") as partial:
-            sources_figure(mixture, sources, images[0] if images else None).savefig(partial, dpi=120)
-
-
-def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
+def draw_clips(args, pipe, clips, pairs, todo, outputs, problems, bar, report=None):
     """Recordings -> files, a batch of clips at a time. Returns the number of clips that were done.
 
     report: the function that adds a clip to the report.
@@ -347,7 +239,8 @@ def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
         sources, images, maps, names = pipe.separate(mixtures), [], None, None
         if not args.separate_only:
             source_embeds = pipe.encode_sources(sources)
-            generators = [image_generator(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
+            seeds = [noise_seed(args.seed, name, i) for name in waveforms for i in range(args.num_images)]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             images, maps = draw(source_embeds, generators, args.num_images, [pairs[name] for name in waveforms])
             names = source_names(args, pipe, source_embeds) if args.save_maps or args.report else None
 
@@ -356,7 +249,7 @@ def draw_clips(args, pipe, clips, pairs, todo, problems, bar, report=None):
                 clip_images = images[i * args.num_images : (i + 1) * args.num_images]
                 clip_maps = maps[i * args.num_images] if maps is not None else None
                 heard_and_drawn = (mixtures[i], sources[i], clip_images, clip_maps, names and names[i])
-                write_outputs(args, name, *heard_and_drawn)
+                outputs.write(name, *heard_and_drawn)
                 if report:
                     report(name, *heard_and_drawn)
                 done += 1
@@ -371,30 +264,18 @@ def interpolate(args, pipe):
     from diffusers.utils import make_image_grid
 
     from macs.files import write_beside
+    from macs.timeline import slerp
 
     start, end = pipe.encode_audio(pipe.prepare_audio(args.interpolate))  # (M, D) each, unit norm
-    angle = (start * end).sum(-1, keepdim=True).clamp(-1, 1).acos().clamp(min=1e-4)
     way = torch.linspace(0, 1, args.frames, device=start.device)[:, None, None]
-    embeds = (torch.sin((1 - way) * angle) * start + torch.sin(way * angle) * end) / torch.sin(angle)  # (frames, M, D)
-    draw, images = drawer(args, pipe), []
-    for part in embeds.split(args.batch_size):
-        images += draw(part, [image_generator(args.seed, "interpolation", 0) for _ in part])[0]
+    draw, images, seed = drawer(args, pipe), [], noise_seed(args.seed, "interpolation", 0)
+    for part in slerp(start, end, way).split(args.batch_size):  # (frames, M, D)
+        images += draw(part, [torch.Generator().manual_seed(seed) for _ in part])[0]
     name = "-".join(Path(path).stem for path in args.interpolate)
     path = Path(args.output_dir) / f"{name}.png"
     with write_beside(path) as partial:
         make_image_grid(images, 1, len(images)).save(partial)
     return path
-
-
-def check_output_dir(output_dir, process_index):
-    """Makes the folder; ends the script with one line where it cannot be written."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".write_test_{process_index}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        sys.exit(f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another folder")
 
 
 def report_of_run(args, process_index):
@@ -413,20 +294,20 @@ def main():
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     try:
         check_device(accelerator.device, args.mixed_precision, args.compile)
+        check_output_dir(args.output_dir)
     except ValueError as error:
         sys.exit(f"inference.py: {error}")
-    check_output_dir(Path(args.output_dir), accelerator.process_index)
-    clips, problems = find_clips(args)
-    clips, overlaps = share_no_output(args, clips)
-    pairs, unpaired = editing.pair_pictures(args.edits, clips)
-    clips = {name: path for name, path in clips.items() if name in pairs}
-    problems += overlaps + unpaired
-    todo = [name for name in clips if args.overwrite or not all(path.exists() for path in output_paths(args, name))]
+    outputs = Outputs(Path(args.output_dir), args.num_images, args.separate_only, args.save_sources, args.save_maps)
+    clips, pairs, problems = clips_asked_for(args, outputs)
+    todo = [name for name in clips if args.overwrite or not all(path.exists() for path in outputs.paths(name))]
     kept, done = len(clips) - len(todo), 0
 
     try:
         if todo or args.interpolate:
-            check_sources(args)
+            with importing():
+                from macs.loading import check_source_settings
+            of_sources = (args.top_sources, args.source_weights, args.source_masks)
+            check_source_settings(args.sd_path, args.pt_path, *of_sources)
             pipe = editing.equip(open_pipeline(args, accelerator.device), args.edits)
             recorded = args.report or args.save_maps == "attention"
             speed_up(pipe, args.batch_size * args.num_images, args.size, args.compile, fullgraph=not recorded)
@@ -436,7 +317,7 @@ def main():
             with accelerator.split_between_processes(todo) as names:
                 with tqdm(total=len(names), unit="clip", disable=not accelerator.is_main_process) as bar:
                     with report_of_run(args, accelerator.process_index) as report:
-                        done = draw_clips(args, pipe, clips, pairs, names, problems, bar, report)
+                        done = draw_clips(args, pipe, clips, pairs, names, outputs, problems, bar, report)
     except ValueError as error:  # weights, recordings or settings that do not fit; the message says which
         sys.exit(f"inference.py: {error}")
     except RuntimeError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from macs.options import integer, multiple_of, number
+from macs.options import add_picture_options, add_weight_options, integer, number
 from macs.script import importing, run
 
 HOPS = [0.5, 1.0, 2.0, 4.0]  # s; macs.timeline.HOPS, which would load torch for a --help
@@ -20,24 +20,12 @@ HOPS = [0.5, 1.0, 2.0, 4.0]  # s; macs.timeline.HOPS, which would load torch for
 def add_options(parser):
     """The options that storyboard and film have in common."""
     parser.set_defaults(M=None, raise_quiet=None)  # as of the weights
-    add = parser.add_argument_group("weights").add_argument
-    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion 1.4 (folder or hub id)")
-    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
-    add("--dataset_name", default="LLP", help="which released weights")
-    precisions = ["no", "fp16", "bf16"]
-    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
-
+    add_weight_options(parser)
     add = parser.add_argument_group("recording").add_argument
     add("--audio", required=True, metavar="FILE", help="a recording of any length")
     add("--hop", type=float, choices=HOPS, default=2.0, help="seconds from one window of 8 s to the next")
 
-    add = parser.add_argument_group("pictures").add_argument
-    add("--prompt", default="", help="text beside the sound")
-    add("--negative_prompt", default="", help="what the pictures shall not show")
-    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance; 1 is none")
-    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
-    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
-    add("--size", type=multiple_of(8), nargs="+", metavar="PIXELS", help="one side, or height and width")
+    add = add_picture_options(parser)
     add("--seed", type=integer(0), default=0, help="of the noise, which is the same in all pictures")
 
     add = parser.add_argument_group("outputs").add_argument
@@ -47,28 +35,23 @@ def add_options(parser):
 
 
 def check(args):
-    """Ends the script with one line where recording, labels, folder or size will not do; before anything is loaded."""
-    name = Path(sys.argv[0]).name
-    if args.size and len(args.size) > 2:
-        sys.exit(f"{name}: --size takes one side, or height and width, but got {len(args.size)} numbers")
+    """Ends the script with one line where precision, recording or folder will not do; before anything is loaded."""
     with importing():
-        import torch
+        from macs.audio import read_audio
+        from macs.devices import best_device, check_device
+        from macs.files import check_output_dir
 
-        from inference import check_output_dir
-        from macs.audio import AudioError, read_audio
-
-    if args.mixed_precision == "fp16" and not torch.accelerator.is_available():
-        sys.exit(f"{name}: --mixed_precision fp16 needs a GPU; on a CPU use no or bf16")
     try:
+        check_device(best_device(), args.mixed_precision)
         read_audio(args.audio, 0, 1)
-    except AudioError as error:
-        sys.exit(f"{name}: {error}")
-    check_output_dir(Path(args.output_dir), 0)
+        check_output_dir(args.output_dir)
+    except ValueError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def picture_settings(args):
     """The arguments of a call of the pipeline."""
-    height, width = (args.size[0], args.size[-1]) if args.size else (None, None)
+    height, width = args.size or (None, None)
     return {
         "prompt": args.prompt, "negative_prompt": args.negative_prompt, "num_inference_steps": args.steps,
         "guidance_scale": args.guidance_scale, "audio_scale": args.audio_scale, "height": height, "width": width,
@@ -77,12 +60,10 @@ def picture_settings(args):
 
 def hear(args):
     """(the pipeline, the recording's Timeline)."""
-    import torch
-
     from inference import open_pipeline
+    from macs.devices import best_device
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    pipe = open_pipeline(args, device)
+    pipe = open_pipeline(args, best_device())
     print(f"listening to {args.audio} ...")
     timeline = pipe.listen(
         args.audio, args.hop, cache_dir=Path(args.output_dir) / "heard", batch_size=args.batch_size, progress=True

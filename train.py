@@ -6,7 +6,6 @@ OUTPUT_DIR/adapter, which inference.sh takes as PT_PATH, and on the way checkpoi
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -79,29 +78,22 @@ if __name__ == "__main__":
 with importing():
     import torch
     from accelerate.data_loader import prepare_data_loader
-    from accelerate.utils import DistributedType, set_seed
+    from accelerate.utils import set_seed
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from diffusers.utils import logging as diffusers_logging
     from torch import nn
     from torch.utils.data import DataLoader
     from transformers.utils import logging as transformers_logging
 
-    from macs.adapter import AudioAdapter
     from macs.data.buckets import BUCKETS, BucketBatchSampler, bucket_sizes
     from macs.data.labels import read_captions
     from macs.data.pairs import DATASETS, Draws, PairError, collate, describe
     from macs.devices import memory_advice, out_of_memory
-    from macs.files import fingerprint, write_folder_beside
-    from macs.loading import (
-        audio_model_paths,
-        check_adapter,
-        local_folder,
-        open_trained,
-        separator_config,
-        weight_files,
-    )
-    from macs.released import CheckpointError, export_released
-    from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
+    from macs.files import fingerprint
+    from macs.loading import audio_model_paths, check_adapter, local_folder, separator_config, weight_files
+    from macs.released import CheckpointError
+    from macs.training.accelerator import TrainingError, clip_gradients, finish, make_accelerator, unlock
+    from macs.training.adapters import make_adapter, open_adapter, save_result
     from macs.training.additions import captions_of, open_teacher, sources_heard
     from macs.training.denoiser import Denoiser, attention_kernel, denoising_losses
     from macs.training.feature_store import CacheError
@@ -110,29 +102,6 @@ with importing():
     from macs.training.loop import Run, compared_settings
     from macs.training.validation_pictures import Validation
     from macs.training.xl import added_conditions
-    from macs.weights import check_model_folder
-
-
-def make_adapter(unet, sd_path, num_sources, embedding_dim, seed, prediction_type=None):
-    """A new adapter, whose keys and values start as the text's. sd_path a MACS pipeline: with its projector's sizes."""
-    path = Path(sd_path) / "adapter" / "config.json"
-    settings = json.loads(path.read_text()) if path.is_file() else {}
-    sizes = {name: settings[name] for name in ("hidden_dim", "dropout") if name in settings}
-    set_seed(seed)  # the same start in every process
-    return AudioAdapter.from_unet(unet, num_sources, embedding_dim, **sizes, prediction_type=prediction_type)
-
-
-def open_adapter(path, num_sources, embedding_dim):
-    """The adapter to go on from. Raises CheckpointError where it was made for other sources or embeddings."""
-    check_model_folder(path)
-    adapter = AudioAdapter.from_pretrained(path, torch_dtype=torch.float32)
-    found = adapter.config.num_sources, adapter.config.embedding_dim
-    if found != (num_sources, embedding_dim):
-        raise CheckpointError(
-            f"{path}: made for M = {found[0]} and embeddings of {found[1]} numbers, expected M = {num_sources} and "
-            f"{embedding_dim}"
-        )
-    return adapter
 
 
 def train(args):
@@ -233,7 +202,7 @@ def train(args):
         run.resume(args.resume)
 
     if pictures and run.position.step == 0:
-        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
+        pictures.draw(run, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
 
     # Training
     accumulation = args.gradient_accumulation_steps
@@ -267,7 +236,7 @@ def train(args):
             step_loss = 0.0
             run.step_done({"loss": epoch_losses[-1]})
             if pictures and run.position.step % args.validation_steps == 0:
-                draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
+                pictures.draw(run, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
         mean = sum(epoch_losses) / max(1, len(epoch_losses))
         run.log({"epoch": epoch + 1, "train/epoch_loss": mean})
         accelerator.print(f"epoch {epoch + 1}: mean loss {mean:.4f}")
@@ -276,8 +245,12 @@ def train(args):
     if run.average:
         run.average.copy_to(trained)
     if pictures and run.position.step % args.validation_steps:
-        draw(pictures, run, accelerator, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
-    save_result(args, sd_path, accelerator, model, adapter)
+        pictures.draw(run, frozen.vae, unet, adapter, noise_scheduler, texts, args.seed)
+    state_dict = accelerator.get_state_dict(model)  # gathered where it is sharded
+    if accelerator.is_main_process:
+        origin = {"sd_path": args.sd_path, "pt_path": args.pt_path, "separator": args.separator}
+        released_name = args.dataset_name if args.export_released else None
+        save_result(args.output_dir, sd_path, state_dict, adapter, args.trainable, origin, released_name)
     if run.skipped:
         problems["files that could not be read on the way"] = sorted(run.skipped)
     for line in describe(problems):
@@ -320,68 +293,6 @@ def settings_of(args, accelerator, sd_path, audio_paths, num_sources, dataset, c
         processes=accelerator.num_processes,
         mixed_precision=accelerator.mixed_precision,
     )
-
-
-def clip_gradients(accelerator, model, trained, clip_grad):
-    """Clips the gradients' values (paper: at 1) when a step is due; their norm where they are sharded."""
-    if not accelerator.sync_gradients:
-        return
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        accelerator.clip_grad_norm_(model.parameters(), clip_grad)
-    else:
-        accelerator.clip_grad_value_(trained, clip_grad)
-
-
-def draw(pictures, run, accelerator, vae, unet, adapter, noise_scheduler, texts, seed):
-    """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames, their images before the training and now."""
-    step = run.position.step
-    adapter.eval()
-    with run.averaged(), accelerator.autocast():  # in every process: where the UNet is sharded all must take part
-        images = pictures.images(vae, unet, noise_scheduler, texts, seed)
-    adapter.train()
-    if accelerator.is_main_process:
-        figures = run.output_dir / "figures"
-        if step == 0:
-            pictures.keep_before(images, figures / "before.png")
-        else:
-            figure = pictures.figure(images, f"after {step} steps", figures / "before.png")
-            log_figure(accelerator, "validation", figure, figures / f"step_{step:06d}.png", step)
-
-
-def save_result(args, sd_path, accelerator, model, adapter):
-    """Writes OUTPUT_DIR/adapter in half precision; with --trainable unet the whole OUTPUT_DIR/pipeline too."""
-    state_dict = accelerator.get_state_dict(model)  # gathered where it is sharded
-    if not accelerator.is_main_process:
-        return
-    unet = UNet2DConditionModel.from_pretrained(sd_path, subfolder="unet", torch_dtype=torch.float32)
-    config = adapter.config
-    adapter = AudioAdapter.from_unet(
-        unet, config.num_sources, config.embedding_dim, config.hidden_dim, config.dropout, config.prediction_type
-    )
-    Denoiser(unet, adapter, args.trainable).load_state_dict(state_dict)
-    output_dir = Path(args.output_dir)
-    try:
-        if args.export_released:
-            export_released(unet, adapter, output_dir, args.dataset_name)
-            print(f"In the authors' format: {output_dir}/{args.dataset_name}_mlp.pt and _unet.pt")
-        target = output_dir / "adapter"
-        with write_folder_beside(target) as partial:
-            adapter.half().save_pretrained(partial)
-            origin = {"sd_path": args.sd_path, "pt_path": args.pt_path, "separator": args.separator}
-            (partial / "trained_with.json").write_text(json.dumps(origin, indent=2))
-        print(f"Trained adapter: {target}. Hear it: SD_PATH={args.sd_path} PT_PATH={target} bash inference.sh")
-        if args.trainable == "unet":
-            target = output_dir / "pipeline"
-            pipe = open_trained(sd_path, output_dir / "adapter", torch.float16)
-            with adapter.detached(unet), pipe.adapter.detached(pipe.unet):
-                pipe.unet.load_state_dict(unet.state_dict())
-            with write_folder_beside(target) as partial:
-                pipe.save_pretrained(partial)
-            print(f"Trained pipeline: {target}. Hear it: SD_PATH={target} bash inference.sh")
-    except OSError as error:
-        raise TrainingError(
-            f"{output_dir}: the result could not be written ({error}); make room and call again with --resume latest"
-        ) from error
 
 
 def memory_needed(args):

@@ -104,37 +104,17 @@ with importing():
     from torch import nn
     from torch.utils.data import DataLoader
     from tqdm import tqdm
-    from transformers import AutoTokenizer
 
     from macs import Separator
     from macs.audio import SAMPLE_RATE, SILENCE, load_clip
-    from macs.data.clips import (
-        Clips,
-        audio_folder,
-        collate,
-        find_audio,
-        find_stems,
-        label_files,
-        labels_of,
-        with_labels,
-    )
-    from macs.data.labels import label_texts
+    from macs.data.clips import collate, find_stems, open_clips
     from macs.files import write_folder_beside
-    from macs.loading import open_clap, open_one_separator
+    from macs.loading import open_clap, open_clap_tokenizer, open_one_separator
     from macs.losses import contrastive_loss, correlation_loss, mixit_loss, ranking_loss, si_sdr_improvement
     from macs.plots import sources_figure
     from macs.released import CheckpointError, export_separator
     from macs.training.accelerator import TrainingError, finish, log_figure, make_accelerator, unlock
     from macs.training.loop import EpochSampler, Run, compared_settings, tensors_fingerprint
-
-
-def clap_tokenizer(clap_path, tokenizer_path):
-    """The tokenizer of what --clap names: --clap_tokenizer if given, else CLAP's own, roberta-base for a .pt."""
-    folder = Path(clap_path)
-    own = "roberta-base" if folder.suffix == ".pt" else folder / "clap_tokenizer"
-    return AutoTokenizer.from_pretrained(
-        tokenizer_path or (own if own == "roberta-base" or own.is_dir() else clap_path)
-    )
 
 
 def open_start(path, num_sources, num_samples):
@@ -147,28 +127,6 @@ def open_start(path, num_sources, num_samples):
             f"and {num_samples / SAMPLE_RATE:g} s; set --M and --clip_seconds to its sizes."
         )
     return separator
-
-
-def make_datasets(args):
-    """(training Clips, validation Clips, the distinct texts); see `Clips` for what the text numbers are."""
-    paths = find_audio(audio_folder(args.data_dir, args.dataset_name, args.data_set))
-    files = args.labels or label_files(args.data_dir, args.dataset_name)
-    if args.dataset_name == "FSD50K":
-        paths = with_labels(paths, files)
-    if args.validation_set:
-        held_out = find_audio(audio_folder(args.data_dir, args.dataset_name, args.validation_set))
-        held_out = held_out[: args.validation_clips]
-    else:
-        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(args.seed)).tolist()
-        count = min(args.validation_clips, len(paths) // 10)
-        held_out = [paths[i] for i in sorted(order[:count])]
-        paths = [paths[i] for i in sorted(order[count:])]
-    texts = [label_texts(labels, args.dataset_name, args.M or 6) for labels in labels_of(paths + held_out, files)]
-    numbers = {text: i for i, text in enumerate(sorted({text for row in texts for text in row}))}
-    text_ids = torch.tensor([[numbers[text] for text in row] for row in texts])
-    num_samples = round(args.clip_seconds * SAMPLE_RATE)
-    training = Clips(paths, text_ids[: len(paths)], num_samples, args.seed)
-    return training, Clips(held_out, text_ids[len(paths) :], num_samples, args.seed), list(numbers)
 
 
 def mix(waveform, text_embeds):
@@ -224,7 +182,10 @@ def train(args):
         set_seed(args.seed, device_specific=True)
 
     # Data
-    training, validation, texts = make_datasets(args)
+    training, validation, texts = open_clips(
+        args.data_dir, args.dataset_name, args.data_set, args.labels, args.validation_set, args.validation_clips,
+        args.M, num_samples, args.seed,
+    )  # fmt: skip
     step_size = args.batch_size * accelerator.num_processes
     if len(training) < step_size:
         raise TrainingError(f"{training.paths[0].parent}: {len(training)} training clips, expected at least "
@@ -245,7 +206,7 @@ def train(args):
 
     # CLAP is frozen: it stays out of the optimizer, but gradients flow through it to the signals
     clap = open_clap(args.clap).requires_grad_(False).to(accelerator.device)
-    tokenizer = clap_tokenizer(args.clap, args.clap_tokenizer)
+    tokenizer = open_clap_tokenizer(args.clap, args.clap_tokenizer)
     with torch.no_grad():  # every text is embedded once
         text_table = torch.cat([clap.encode_text(texts[i : i + 64], tokenizer) for i in range(0, len(texts), 64)])
 

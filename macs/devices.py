@@ -8,6 +8,11 @@ import torch
 DECODED_AT_ONCE = 4 * 512 * 512  # pixels; more are decoded picture by picture
 
 
+def best_device():
+    """The accelerator of this machine, or its CPU, as a torch.device."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
 def check_device(device, precision, compiled=False):
     """Raises ValueError where a torch.device cannot do what is asked for; warns where it is slower than without."""
     if precision == "fp16" and device.type == "cpu":

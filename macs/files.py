@@ -46,6 +46,19 @@ def write_folder_beside(folder):
         raise
 
 
+def check_output_dir(folder):
+    """Makes the folder. Raises ValueError where no file can be written there."""
+    probe = _partial(Path(folder) / "probe")
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
 def publish(source, target):
     """Moves a finished file to its place on the same disk: its content is on the disk before it has the name."""
     target = Path(target)

@@ -1,6 +1,5 @@
 """Film: a picture for every frame from what is heard at its time, and the recording as sound track."""
 
-import hashlib
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 from macs.audio import CannotWrite
 from macs.decoding import decode
 from macs.files import write_beside
+from macs.noise import wandering_noise
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
@@ -17,26 +17,6 @@ AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 def frame_times(seconds, fps):
     """The middles of a film's frames, in s: (ceil(seconds · fps),) float64."""
     return (torch.arange(max(1, int(np.ceil(seconds * fps - 1e-6))), dtype=torch.float64) + 0.5) / fps
-
-
-def wandering_noise(shape, times, seed=0, wander=0.0):
-    """Noise (N, *shape) float32 of the times (N,) in s: the same in all, or from one to another every `wander` s.
-
-    On the way its parts are weighed by cosine and sine, so that it is normal noise at every time. It depends on the
-    seed and the time alone.
-    """
-
-    def drawn(number):
-        digest = hashlib.sha256(f"{seed}/film/{number}".encode()).digest()
-        return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
-
-    if not wander:
-        return drawn(0).expand(len(times), *shape).clone()
-    noise = []
-    for t in times.tolist():
-        number, angle = int(t // wander), np.pi / 2 * (t % wander) / wander
-        noise.append(np.cos(angle) * drawn(number) + np.sin(angle) * drawn(number + 1))
-    return torch.stack(noise)
 
 
 def film_frames(pipe, timeline, times, seed=0, wander=0.0, batch_size=4, motion_adapter=None, **settings):

@@ -7,8 +7,10 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoTokenizer
 
 from macs.adapter import AudioAdapter
+from macs.attention import check_source_masks, check_source_weights
 from macs.clap import ClapEncoder
 from macs.hub import class_name
 from macs.pipeline import MACSPipeline
@@ -80,6 +82,24 @@ def separator_config(separator_path):
     return {"raise_quiet": False} | Separator.load_config(separator_path)  # older folders do not say
 
 
+def check_source_settings(sd_path, pt_path, top_sources=None, source_weights=None, source_masks=None):
+    """Raises ValueError where a call's settings do not fit the number of sources; read before all else is loaded."""
+    # the separator of an adapter is known when it is opened
+    is_adapter = pt_path and (Path(pt_path) / "config.json").is_file()
+    if is_adapter or not (source_masks or source_weights or top_sources):
+        return
+    try:
+        num_sources = separator_config(audio_model_paths(sd_path, pt_path)[0])["num_sources"]
+    except (OSError, KeyError, TypeError):  # broken weights are named where they are opened
+        return
+    if top_sources and top_sources > num_sources:
+        raise ValueError(f"expected top_sources from 1 to {num_sources}, but got {top_sources}")
+    if source_weights:
+        check_source_weights(source_weights, num_sources)
+    if source_masks:
+        check_source_masks(source_masks, num_sources, 8, 8)
+
+
 def open_audio_models(separator_path, clap_path, num_sources=None):
     """The separator and CLAP from what `audio_model_paths` found, in float32 and eval mode. Raises CheckpointError.
 
@@ -119,6 +139,15 @@ def open_clap(path):
     if folder.is_dir():  # else a hub id
         check_model_folder(folder)
     return ClapEncoder.from_pretrained(folder).float().eval()
+
+
+def open_clap_tokenizer(clap_path, tokenizer_path=None):
+    """The tokenizer of what `open_clap` opens: tokenizer_path if given, else CLAP's own, roberta-base for a .pt."""
+    folder = Path(clap_path)
+    own = "roberta-base" if folder.suffix == ".pt" else folder / "clap_tokenizer"
+    return AutoTokenizer.from_pretrained(
+        tokenizer_path or (own if own == "roberta-base" or own.is_dir() else clap_path)
+    )
 
 
 def weight_files(path):

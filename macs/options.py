@@ -1,4 +1,6 @@
-"""Types of command line options with their ranges: a value outside ends the script with one line, before any work.
+"""Command line options: types with their ranges, and what inference.py, storyboard.py, film.py and app.py share.
+
+A value outside of a range ends the script with one line, before any work.
 
 parser.add_argument("--steps", type=integer(1), default=20)
 """
@@ -46,6 +48,55 @@ def multiple_of(step):
         return int(text)
 
     return convert
+
+
+def source_box(text):
+    """The argparse type of "2:0,0,0.5,1" -> (1, (0, 0, 0.5, 1)): a source, counted from 0, and its box."""
+    try:
+        source, box = text.split(":")
+        box = tuple(float(side) for side in box.split(","))
+        left, top, right, bottom = box
+        if int(source) < 1 or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a source from 1 and sides from 0 to 1, SOURCE:LEFT,TOP,RIGHT,BOTTOM, but got {text!r}"
+        ) from None
+    return int(source) - 1, box
+
+
+class Size(argparse.Action):
+    """One side, or height and width -> (height, width)."""
+
+    def __call__(self, parser, namespace, sides, name):
+        if len(sides) > 2:
+            parser.error(f"{name} takes one side, or height and width, but got {len(sides)} numbers")
+        setattr(namespace, self.dest, (sides[0], sides[-1]))
+
+
+def add_weight_options(parser):
+    """The options that say which pipeline is opened; returns the function that adds one beside them."""
+    add = parser.add_argument_group("weights").add_argument
+    add("--sd_path", default="asset/macs-tiny", help="a MACS pipeline or a Stable Diffusion (folder or hub id)")
+    add("--pt_path", default="", help="the released .pt files (folder or hub id), or an adapter trained by train.py")
+    add("--dataset_name", default="LLP", help="which released weights")
+    precisions = ["no", "fp16", "bf16"]
+    add("--mixed_precision", choices=precisions, default="no", help="of the generator; the audio stays in float32")
+    return add
+
+
+def add_picture_options(parser):
+    """The options that say how pictures are drawn; returns the function that adds one beside them."""
+    add = parser.add_argument_group("pictures").add_argument
+    add("--prompt", default="", help="text beside the sound")
+    add("--negative_prompt", default="", help="what the pictures shall not show")
+    add("--guidance_scale", type=number(0), default=7.5, help="strength of the guidance; 1 is none")
+    add("--audio_scale", type=number(), default=1.0, help="weight of the sound; 0 is Stable Diffusion alone")
+    add("--steps", type=integer(1), default=20, help="denoising steps (DPM-Solver++)")
+    size = "one side, or height and width; multiples of 8"
+    names = ("--size", "--output_size")  # the latter is that of the authors' scripts
+    add(*names, type=multiple_of(8), nargs="+", action=Size, metavar="PIXELS", help=size)
+    return add
 
 
 def add_public_options(parser, options):

@@ -37,6 +37,24 @@ def find_recordings(folder, recursive=False):
     return paths, problems
 
 
+def find_clips(paths, recursive=False):
+    """The recordings that paths of files and folders name: ({name: path}, [problems]).
+
+    Images are named as their recordings: of two with one name the second is a problem.
+    """
+    clips, problems = {}, []
+    for path in map(Path, paths):
+        if not path.exists():
+            problems.append(f"{path}: no such file or folder")
+            continue
+        files, unreadable = find_recordings(path, recursive) if path.is_dir() else ([path], [])
+        problems += unreadable
+        for file in files:
+            if clips.setdefault(file.stem, file) != file:
+                problems.append(f"{file}: would overwrite the image of {clips[file.stem]}; rename one of them")
+    return clips, problems
+
+
 # The table of Python itself: that of the system differs from machine to machine
 _KNOWN_TYPES = mimetypes.MimeTypes()
 

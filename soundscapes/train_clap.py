@@ -1,13 +1,12 @@
 """Trains the embedded model's CLAP on captioned scenes: python soundscapes/train_clap.py --model_dir asset/macs-tiny
 
 Takes MODEL_DIR/clap as soundscapes/make_tiny.py made it and puts the trained one in its place. Resumes when run again.
-With --separator it learns from what that separator makes of the scenes, not from parts cut out of them: once stage one
-is done, CLAP is trained on with it. With --recordings half of the sources there are recordings of are real, and sounds
-that the world does not know are learnt as "Noise". All is heard as people have it (soundscapes/sound/augment.py).
+A scene makes three clips. With --separator it makes five, from what that separator makes of it instead of from parts
+cut out of it: once stage one is done, CLAP is trained on with it. With --recordings half of the sources there are
+recordings of are real, and sounds that the world does not know are learnt as "Noise". All is heard as people have it
+(soundscapes/sound/augment.py).
 """
 
-import argparse
-import os
 from functools import lru_cache, partial
 
 import numpy as np
@@ -17,13 +16,12 @@ from transformers import AutoTokenizer
 
 from macs import ClapEncoder, Separator
 from macs.audio import AudioError
-from macs.options import integer, number
 from macs.script import run
 from soundscapes.scenes import CLASS_TEXTS, CLASSES, caption, make_scene
 from soundscapes.sound.augment import LINEAR, RECORDED, SHORT, augment
 from soundscapes.sound.recordings import NOISE, Recordings
 from soundscapes.sound.synthesis import noise
-from soundscapes.training import DEVICE, fresh_batches, save_part, train
+from soundscapes.training import DEVICE, fresh_batches, save_part, train, training_parser
 
 HELD_OUT = 20 * len(CLASSES)  # sources that the trained one is asked to name
 
@@ -159,17 +157,9 @@ def naming_loss(audio, named, classes, logit_scale):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", default="asset/macs-tiny", help="its clap/ is trained (default: %(default)s)")
-    parser.add_argument("--output_dir", default="checkpoints/tiny", help="the training's state (default: %(default)s)")
+    parser = training_parser(__doc__, trains="clap/", scenes=40000, batch_size=32, lr=5e-4)
     parser.add_argument("--separator", default="", help="folder of a trained separator: CLAP learns its signals")
     parser.add_argument("--recordings", default="", help="folder made by soundscapes/prepare_recordings.py, if any")
-    parser.add_argument("--scenes", type=integer(1), default=40000, help="3 clips of each, or 5 (default: %(default)s)")
-    parser.add_argument("--batch_size", type=integer(1), default=32, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=number(0), default=5e-4, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and dropout")
-    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="synthesising processes")
     args = parser.parse_args()
     if args.recordings:
         try:

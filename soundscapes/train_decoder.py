@@ -7,8 +7,6 @@ patch discriminator with the hinge loss, weighted as in Esser et al. 2021, eq. 7
 trained one in its place. Resumes when run again.
 """
 
-import argparse
-import os
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +19,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from macs.options import integer, number
+from macs.files import write_beside
+from macs.options import number
 from macs.script import run
 from soundscapes.judge import Judge
 from soundscapes.train_vae import HELD_OUT, latent_statistics, mean_psnr, painting, reconstruction_loss, to_pil
-from soundscapes.training import DEVICE, fresh_batches, save_part, train
+from soundscapes.training import DEVICE, fresh_batches, save_part, train, training_parser
 
 MAX_TIMESTEP = 300  # of 1000: the last steps of a sampler, where outlines are settled and detail is not
 
@@ -58,19 +57,30 @@ def fine_detail(images):
     return spectrum[:, high].sum(1).mean().item()
 
 
+def held_out(vae, seed):
+    """What the decoder makes of held-out scenes: eight of them "painted" and "decoded"; "psnr" and "detail" of all."""
+    images = torch.stack([painting("val", seed, index) for index in range(HELD_OUT)])
+    _, decoded = latent_statistics(vae, images)
+    detail = fine_detail(decoded) / fine_detail(images)
+    return {"painted": images[:8], "decoded": decoded[:8], "psnr": mean_psnr(decoded, images), "detail": detail}
+
+
+def before_training(vae, seed, output_dir):
+    """`held_out` of the decoder that the training began with; kept beside its state, decoder.pt, for a resumed one."""
+    path = output_dir / "decoder_before.pt"
+    if path.exists() and (output_dir / "decoder.pt").exists():
+        return torch.load(path, weights_only=True)
+    figures = held_out(vae, seed)
+    with write_beside(path) as partial_path:
+        torch.save(figures, partial_path)
+    return figures
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", default="asset/macs-tiny", help="its vae/ is trained (default: %(default)s)")
-    parser.add_argument("--judge", default="tests/judge", help="its features (default: %(default)s)")
-    parser.add_argument("--output_dir", default="checkpoints/tiny", help="states and pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=integer(1), default=8000, help="each is seen once (default: %(default)s)")
-    parser.add_argument("--batch_size", type=integer(1), default=8, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=number(0), default=3e-4, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--perceptual_weight", type=number(0), default=1.0, help="(default: %(default)s)")
-    parser.add_argument("--adversarial_weight", type=number(0), default=0.5, help="(default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and noise")
-    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
+    parser = training_parser(__doc__, trains="vae/decoder", scenes=8000, batch_size=8, lr=3e-4)
+    parser.add_argument("--judge", default="tests/judge", help="folder of the judge whose features lead the decoder")
+    parser.add_argument("--perceptual_weight", type=number(0), default=1.0, help="of the loss on these features")
+    parser.add_argument("--adversarial_weight", type=number(0), default=0.5, help="of the discriminator's loss")
     args = parser.parse_args()
 
     vae = AutoencoderKL.from_pretrained(args.model_dir, subfolder="vae", torch_dtype=torch.float32).to(DEVICE)
@@ -123,19 +133,20 @@ def main():
     steps = args.scenes // args.batch_size
     batches = fresh_batches(partial(painting, "train", args.seed), args.batch_size, steps, args.num_workers)
     parts = {"decoder": decoder, "discriminator": discriminator}
-    images = torch.stack([painting("val", args.seed, index) for index in range(HELD_OUT)])
-    _, before = latent_statistics(vae, images)
+    before = before_training(vae, args.seed, Path(args.output_dir))
     train("decoder", parts, batches, loss_of, steps, args.lr, args.output_dir, args.seed, args.bf16)
 
-    _, after = latent_statistics(vae, images)
+    after = held_out(vae, args.seed)
     save_part(vae, args.model_dir, "vae")
-    columns = zip(images[:8], before[:8], after[:8], strict=True)
+    columns = zip(before["painted"], before["decoded"], after["decoded"], strict=True)
     make_image_grid([to_pil(image) for column in columns for image in column], 8, 3).save(
         Path(args.output_dir) / "decoder.png"
     )
-    for name, decoded in (("before", before), ("after", after)):
-        psnr, kept = mean_psnr(decoded, images), fine_detail(decoded) / fine_detail(images)
-        print(f"decoder {name}: PSNR {psnr:.1f} dB on held-out scenes, fine detail kept {kept:.2f}; see decoder.png")
+    for name, figures in (("before", before), ("after", after)):
+        print(
+            f"decoder {name}: PSNR {figures['psnr']:.1f} dB on held-out scenes, fine detail kept "
+            f"{figures['detail']:.2f}; see decoder.png"
+        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The scenes are painted while it trains, each of them once. Interrupted, it goes 
 the same weights.
 """
 
-import argparse
-import os
 from functools import partial
 
 import torch
@@ -14,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from macs.options import integer, number
+from macs.options import integer
 from macs.script import run
 from soundscapes.judge import Judge
 from soundscapes.scenes import CLASSES, make_scene
-from soundscapes.training import DEVICE, Items, fresh_batches, train
+from soundscapes.training import DEVICE, Items, fresh_batches, train, training_parser
 
 
 def labelled_painting(split, seed, index):
@@ -52,14 +50,8 @@ def class_scores(judge, loader):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="checkpoints/judge", help="the judge goes here (default: %(default)s)")
-    parser.add_argument("--scenes", type=integer(1), default=20000, help="each is seen once (default: %(default)s)")
-    parser.add_argument("--held_out", type=integer(1), default=2000, help="test scenes (default: %(default)s)")
-    parser.add_argument("--batch_size", type=integer(1), default=32, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=number(0), default=2e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes, weights and augmentation")
-    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
+    parser = training_parser(__doc__, scenes=20000, batch_size=32, lr=2e-3, output_dir="checkpoints/judge")
+    parser.add_argument("--held_out", type=integer(1), default=2000, help="test scenes")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

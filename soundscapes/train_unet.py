@@ -6,9 +6,7 @@ Takes MODEL_DIR/unet and text_encoder as soundscapes/make_tiny.py made them, wit
 and puts the trained ones in their place. Resumes when run again, with the latents too.
 """
 
-import argparse
 import hashlib
-import os
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from macs.script import run
 from macs.training.denoiser import attention_kernel, min_snr_weights
 from soundscapes.scenes import caption, make_scene
 from soundscapes.train_vae import painting
-from soundscapes.training import DEVICE, Items, save_part, train
+from soundscapes.training import DEVICE, Items, save_part, train, training_parser
 
 CHUNK = 500  # scenes in a file of latents
 PICTURES = 16  # of held-out captions, in rows of eight
@@ -62,21 +60,9 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model_dir", default="asset/macs-tiny", help="its unet/, text_encoder/ (default: %(default)s)"
-    )
-    parser.add_argument("--output_dir", default="checkpoints/tiny", help="state, latents (default: %(default)s)")
-    parser.add_argument("--scenes", type=integer(1), default=7000, help="different scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=integer(1), default=12000, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=integer(1), default=16, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=number(0), default=4e-4, help="peak learning rate (default: %(default)s)")
-    parser.add_argument(
-        "--snr_gamma", type=number(0), default=1.0, help="of the min-SNR weights (default: %(default)s)"
-    )
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and noise")
-    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
+    parser = training_parser(__doc__, trains="unet/ and text_encoder/", scenes=7000, batch_size=16, lr=4e-4)
+    parser.add_argument("--steps", type=integer(1), default=12000, help="each of a batch drawn from the scenes")
+    parser.add_argument("--snr_gamma", type=number(0), default=1.0, help="of the min-SNR weights")
     args = parser.parse_args()
 
     output_dir = Path(args.output_dir)

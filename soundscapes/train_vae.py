@@ -1,10 +1,9 @@
 """Trains the embedded model's VAE on painted scenes: python soundscapes/train_vae.py --model_dir asset/macs-tiny
 
-Takes MODEL_DIR/vae as soundscapes/make_tiny.py made it and puts the trained one in its place. Resumes when run again.
+Takes MODEL_DIR/vae as soundscapes/make_tiny.py made it and puts the trained one in its place. Every scene is met once.
+Resumes when run again.
 """
 
-import argparse
-import os
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch.nn import functional as F
 
-from macs.options import integer, number
+from macs.options import number
 from macs.script import run
 from soundscapes.scenes import make_scene
-from soundscapes.training import DEVICE, fresh_batches, save_part, train
+from soundscapes.training import DEVICE, fresh_batches, save_part, train, training_parser
 
 HELD_OUT = 256  # scenes of which the latents' deviation and the PSNR are taken
 
@@ -59,16 +58,8 @@ def to_pil(image):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", default="asset/macs-tiny", help="its vae/ is trained (default: %(default)s)")
-    parser.add_argument("--output_dir", default="checkpoints/tiny", help="states and pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=integer(1), default=20000, help="each is seen once (default: %(default)s)")
-    parser.add_argument("--batch_size", type=integer(1), default=4, help="(default: %(default)s)")
-    parser.add_argument("--lr", type=number(0), default=1e-3, help="peak learning rate (default: %(default)s)")
-    parser.add_argument("--kl_weight", type=number(0), default=1e-4, help="per latent element (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of scenes and noise")
-    parser.add_argument("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="painting processes")
+    parser = training_parser(__doc__, trains="vae/", scenes=20000, batch_size=4, lr=1e-3)
+    parser.add_argument("--kl_weight", type=number(0), default=1e-4, help="of the divergence, per latent element")
     args = parser.parse_args()
 
     vae = AutoencoderKL.from_pretrained(args.model_dir, subfolder="vae", torch_dtype=torch.float32).to(DEVICE)

@@ -1,5 +1,7 @@
-"""What the training scripts of the embedded model share: scenes as a dataset, and a seeded, resumable training loop."""
+"""What the training scripts of the embedded model share: options, scenes as a dataset, a seeded, resumable loop."""
 
+import argparse
+import os
 import time
 from pathlib import Path
 
@@ -11,8 +13,32 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from macs.files import write_beside, write_folder_beside
+from macs.options import integer, number
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """With defaults, and the description in its own lines."""
+
+
+def training_parser(description, *, scenes, batch_size, lr, output_dir="checkpoints/tiny", trains=None):
+    """An argparse parser with the options of all these scripts, with the script's own defaults.
+
+    trains: which folders of --model_dir the script trains; without them it has no --model_dir, and no --bf16.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    if trains:
+        add("--model_dir", default="asset/macs-tiny", help=f"folder of the model: trains its {trains}")
+        add("--bf16", action="store_true", help="bfloat16 autocast: faster on GPUs, and CPUs that have it")
+    add("--output_dir", default=output_dir, help="receives the training's state and results")
+    add("--scenes", type=integer(1), default=scenes, help="different ones, made for this training")
+    add("--batch_size", type=integer(1), default=batch_size, help="scenes, or clips, in a step")
+    add("--lr", type=number(0), default=lr, help="peak learning rate")
+    add("--seed", type=integer(0), default=0, help="of scenes, noise and all else that is drawn")
+    add("--num_workers", type=integer(0), default=os.cpu_count() - 1, help="processes that make the scenes")
+    return parser
 
 
 class Items(Dataset):

@@ -26,7 +26,7 @@ def test_what_means_the_same_is_taken(script, command):
     args = script.parse_args(command)
     assert (args.data_dir, args.output_dir, args.dataset_name, args.batch_size, args.M) == ("data", "out", "LLP", 4, 6)
     if script is inference:
-        assert args.size == [512] and args.cfg and (args.prompt, args.negative_prompt) == ("rain", "dog")
+        assert args.size == (512, 512) and args.cfg and (args.prompt, args.negative_prompt) == ("rain", "dog")
     else:
         expected = (3, 0.01, 2, "linear", 3)
         names = ("epochs", "lr", "gradient_accumulation_steps", "scheduler", "num_workers")

@@ -19,6 +19,7 @@ from macs import MACSPipeline, Separator
 from macs.data.pairs import Draws
 from macs.loading import load_pipeline
 from macs.released import export_released, open_generator
+from macs.training.adapters import make_adapter
 from macs.training.additions import sources_heard
 from macs.training.denoiser import Denoiser
 from macs.training.frozen_features import FrozenModels
@@ -57,7 +58,7 @@ def run(command):
 
 def make_denoiser(model, trainable="adapter"):
     unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.float32)
-    adapter = train.make_adapter(unet, model, 2, 32, seed=0)
+    adapter = make_adapter(unet, model, 2, 32, seed=0)
     return Denoiser(unet, adapter, trainable), unet, adapter
 
 
@@ -228,7 +229,7 @@ def test_training_leaves_an_adapter_that_inference_hears_with(model, shared, tmp
     # heard with: not as the pipeline's own adapter draws, and not as the one that this training began with
     pipe, sound, images = load_pipeline(model, str(out / "adapter"), "Mine", 2), torch.randn(1, 16000) * 0.1, {}
     with pipe.adapter.detached(pipe.unet):
-        start = train.make_adapter(pipe.unet, model, 2, 32, seed=0)
+        start = make_adapter(pipe.unet, model, 2, 32, seed=0)
     own = MACSPipeline.from_pretrained(model).adapter
     pipe.set_progress_bar_config(disable=True)
     trained = {name: value.clone() for name, value in pipe.adapter.state_dict().items()}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from macs.audio import SAMPLE_RATE, AudioError, duration, find_recordings, fit_length, read_audio
-from macs.data.labels import read_labels
+from macs.data.labels import label_texts, read_labels
 
 ATTEMPTS = 100  # clips in a row that may fail to decode before it is the folder that is wrong
 YOUTUBE_ID = re.compile(r"(.{11})(?:[_#].*)?")
@@ -117,6 +117,32 @@ class Clips(Dataset):
                 continue
             return {"waveform": waveform, "text_ids": torch.as_tensor(self.text_ids[number]), "skipped": skipped}
         raise AudioError(f"{len(skipped)} recordings in a row could not be read; the first: {skipped[0]}")
+
+
+def open_clips(
+    data_dir, dataset_name, data_set, labels, validation_set, validation_clips, num_sources, num_samples, seed
+):
+    """(training Clips, validation Clips, the distinct texts) of a set; see `Clips` for what the text numbers are.
+
+    labels: label files, or None for the set's own. The validation clips, validation_clips at most, are those of the
+    part validation_set, or are drawn from a tenth of the set by the seed. num_sources: texts of a clip.
+    """
+    paths = find_audio(audio_folder(data_dir, dataset_name, data_set))
+    files = labels or label_files(data_dir, dataset_name)
+    if dataset_name == "FSD50K":
+        paths = with_labels(paths, files)
+    if validation_set:
+        held_out = find_audio(audio_folder(data_dir, dataset_name, validation_set))[:validation_clips]
+    else:
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
+        count = min(validation_clips, len(paths) // 10)
+        held_out = [paths[i] for i in sorted(order[:count])]
+        paths = [paths[i] for i in sorted(order[count:])]
+    texts = [label_texts(names, dataset_name, num_sources) for names in labels_of(paths + held_out, files)]
+    numbers = {text: i for i, text in enumerate(sorted({text for row in texts for text in row}))}
+    text_ids = torch.tensor([[numbers[text] for text in row] for row in texts])
+    training = Clips(paths, text_ids[: len(paths)], num_samples, seed)
+    return training, Clips(held_out, text_ids[len(paths) :], num_samples, seed), list(numbers)
 
 
 def random_excerpt(path, num_samples, rng):

@@ -4,7 +4,6 @@ A visitor's `Heard` keeps the separation and the embeddings, so that a slider co
 """
 
 import contextvars
-import hashlib
 import queue
 import shlex
 import threading
@@ -18,6 +17,7 @@ from PIL import Image
 
 from macs.attribution import clap_tokenizer, default_labels, encode_labels, name_probabilities
 from macs.audio import SAMPLE_RATE, SILENCE, AudioError, duration, fit_length, loudest_start, read_audio
+from macs.noise import noise_seed
 
 MAX_SECONDS = 600  # longest recording that the page takes
 PEAKS = 600  # columns of the waveform to choose a part on
@@ -160,11 +160,6 @@ class Studio:
         embeds, sources = embeds.cpu(), sources[0].cpu()
         return Heard(path.name, shown_path, start, seconds, mixture, sources, embeds, names, peaks(whole))
 
-    def noise_seed(self, heard, settings):
-        """The seed of the noise: inference.py's for image 0 of this clip, so that its command draws the same."""
-        digest = hashlib.sha256(f"{settings.seed}/{Path(heard.name).stem}/0".encode("utf-8", "surrogateescape"))
-        return int.from_bytes(digest.digest()[:7], "big")
-
     def draw(self, heard, settings, on_step=lambda step, steps: None):
         """The picture of a Heard by Settings -> Drawn. on_step(done, steps): called every step; may raise Stopped."""
         return self.run(self._draw, heard, settings, on_step)
@@ -184,7 +179,7 @@ class Studio:
             guidance_scale=settings.guidance_scale,
             height=settings.height or None,
             width=settings.width or None,
-            generator=torch.Generator().manual_seed(self.noise_seed(heard, settings)),
+            generator=torch.Generator().manual_seed(clip_seed(heard, settings)),
             output_maps=True,
             callback_on_step_end=callback,
         )
@@ -241,11 +236,16 @@ class Studio:
             "drawn = pipe(",
             "    clip,",
             *lines,
-            f"    generator=torch.Generator().manual_seed({self.noise_seed(heard, settings)}),",
+            f"    generator=torch.Generator().manual_seed({clip_seed(heard, settings)}),",
             "    output_maps=True,",
             ")",
             "drawn.images[0], drawn.source_maps[0]  # the picture; (M, height, width)",
         ])  # fmt: skip
+
+
+def clip_seed(heard, settings):
+    """The seed of the noise: inference.py's for image 0 of this clip, so that its command draws the same."""
+    return noise_seed(settings.seed, Path(heard.name).stem, 0)
 
 
 def peaks(waveform):

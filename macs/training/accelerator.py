@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 
 from macs.devices import check_device
 from macs.files import write_beside
@@ -78,6 +78,16 @@ def finish(accelerator, output_dir):
     accelerator.free_memory()
     accelerator.end_training()
     unlock(output_dir)
+
+
+def clip_gradients(accelerator, model, trained, clip_grad):
+    """Clips the gradients' values (paper: at 1) when a step is due; their norm where they are sharded."""
+    if not accelerator.sync_gradients:
+        return
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        accelerator.clip_grad_norm_(model.parameters(), clip_grad)
+    else:
+        accelerator.clip_grad_value_(trained, clip_grad)
 
 
 def log_figure(accelerator, name, figure, path, step):

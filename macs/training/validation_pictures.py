@@ -10,6 +10,7 @@ from macs.audio import AudioError
 from macs.data.pairs import PairError, find_pairs, read_crop, read_image
 from macs.files import write_beside
 from macs.plots import draw_spectrogram
+from macs.training.accelerator import log_figure
 
 
 class Validation:
@@ -34,6 +35,21 @@ class Validation:
             except (AudioError, PairError, OSError) as error:
                 accelerator.print(f"not in the figures: {error}")
         self.source_embeds = frozen.first_crops(accelerator, [pair.audio for pair, _, _ in self.clips])
+
+    def draw(self, run, vae, unet, adapter, scheduler, texts, seed):
+        """OUTPUT_DIR/figures/step_<n>.png: the fixed clips, their frames, their images before the training and now."""
+        accelerator, figures, step = run.accelerator, run.output_dir / "figures", run.position.step
+        adapter.eval()
+        with run.averaged(), accelerator.autocast():  # in every process: where the UNet is sharded all must take part
+            images = self.images(vae, unet, scheduler, texts, seed)
+        adapter.train()
+        if not accelerator.is_main_process:
+            return
+        if step == 0:
+            self.keep_before(images, figures / "before.png")
+        else:
+            figure = self.figure(images, f"after {step} steps", figures / "before.png")
+            log_figure(accelerator, "validation", figure, figures / f"step_{step:06d}.png", step)
 
     @torch.no_grad()
     def images(self, vae, unet, scheduler, texts, seed):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from macs.adapter import cross_attention_sizes
 from macs.audio import AudioError
-from macs.film import film_frames, frame_times, motion_drawer, wandering_noise, write_film
+from macs.film import film_frames, frame_times, motion_drawer, write_film
+from macs.noise import wandering_noise
 from macs.timeline import Timeline
 
 

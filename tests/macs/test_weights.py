@@ -7,7 +7,7 @@ import pytest
 
 from macs.loading import load_pipeline, local_folder, open_clap, open_one_separator
 from macs.released import CheckpointError
-from train import open_adapter
+from macs.training.adapters import open_adapter
 
 
 @pytest.fixture
