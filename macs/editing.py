@@ -83,9 +83,7 @@ class Edits:
         if self.lora and importlib.util.find_spec("peft") is None:
             raise ValueError("--lora needs the package peft: pip install peft")
         for path, _ in self.lora:
-            # an id has one slash and no ending
-            if not Path(path).exists() and (path.count("/") != 1 or Path(path).suffix):
-                raise ValueError(f"--lora {path}: no such file or folder, and no hub id (owner/name)")
+            lora_source(path)
 
     def check_use(self, steps, from_noise):
         """ValueError where they do not go with the number of steps, or with drawing that starts from noise alone."""
@@ -175,6 +173,24 @@ def paste(pipe, drawn, pictures, num_images):
     ]
 
 
+def lora_source(path):
+    """(folder, file or hub id, further arguments) of `load_lora_weights`. ValueError: nothing that can be one.
+
+    path: a file or folder; owner/name, a repository of the hub; owner/name/FILE.safetensors, one file of it.
+    """
+    owner, _, rest = path.partition("/")
+    name, _, file = rest.partition("/")
+    if Path(path).exists():
+        return path, {}
+    if owner and file.endswith(".safetensors"):
+        return f"{owner}/{name}", {"weight_name": file}
+    if not (owner and name) or file or name.endswith(".safetensors"):
+        raise ValueError(
+            f"--lora {path}: no such file or folder, and nothing on the hub (owner/name, owner/name/FILE.safetensors)"
+        )
+    return path, {}
+
+
 def equip(pipe, edits):
     """The pipeline with the sampler, the LoRAs and in the form that the options ask for. ValueError: do not fit."""
     import diffusers
@@ -192,7 +208,8 @@ def equip(pipe, edits):
     names = [f"lora_{i}" for i in range(len(edits.lora))]
     for name, (path, _) in zip(names, edits.lora, strict=True):
         try:
-            pipe.load_lora_weights(path, adapter_name=name, use_safetensors=True)
+            source, file = lora_source(path)
+            pipe.load_lora_weights(source, adapter_name=name, use_safetensors=True, **file)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             reason = next(line.strip() for line in reversed(str(error).splitlines() or ["?"]) if line.strip())
             raise ValueError(f"--lora {path}: is no LoRA for this model ({reason})") from error

@@ -27,7 +27,7 @@ PRESETS = {
     # LCM-LoRA (Luo et al., 2023)
     "lcm": Preset("LCMScheduler", 4, 1.0, "latent-consistency/lcm-lora-sdv1-5"),
     # Hyper-SD (Ren et al., 2024): each LoRA is for its own number of steps
-    "hyper": Preset("DDIMScheduler", 4, 1.0, "Hyper-SD15-4steps-lora.safetensors of ByteDance/Hyper-SD", TRAILING),
+    "hyper": Preset("DDIMScheduler", 4, 1.0, "ByteDance/Hyper-SD/Hyper-SD15-4steps-lora.safetensors", TRAILING),
     # sd-turbo, sdxl-turbo (Sauer et al., 2023): distilled as a whole
     "turbo": Preset("EulerAncestralDiscreteScheduler", 4, 1.0, config=TRAILING),
 }

@@ -128,6 +128,21 @@ def test_a_lora_and_its_weight(run, folder, model):
     assert code == 1 and "wrong: is no LoRA for" in message and "size mismatch" in message
 
 
+def test_a_lora_may_be_one_file_of_a_repository(tmp_path):
+    (tmp_path / "mine.safetensors").touch()
+    here = str(tmp_path / "mine.safetensors")
+    sources = {
+        here: (here, {}),
+        "owner/name": ("owner/name", {}),
+        "owner/name/four.safetensors": ("owner/name", {"weight_name": "four.safetensors"}),
+        "owner/name/sub/four.safetensors": ("owner/name", {"weight_name": "sub/four.safetensors"}),
+    }
+    assert {path: editing.lora_source(path) for path in sources} == sources
+    for path in ("name", "folder/none.safetensors", "owner/name/folder", "/none.safetensors"):
+        with pytest.raises(ValueError, match="no such file or folder, and nothing on the hub"):
+            editing.lora_source(path)
+
+
 def test_the_samplers_are_diffusers(run, folder):
     import diffusers
 
