@@ -18,9 +18,9 @@ VAE_SCENES="${VAE_SCENES:-20000}"
 VAE_BATCH_SIZE="${VAE_BATCH_SIZE:-4}"
 CLAP_SCENES="${CLAP_SCENES:-40000}"
 CLAP_BATCH_SIZE="${CLAP_BATCH_SIZE:-32}"
-UNET_SCENES="${UNET_SCENES:-20000}"                # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
-UNET_STEPS="${UNET_STEPS:-7500}"
-UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-64}"
+UNET_SCENES="${UNET_SCENES:-7000}"                 # different ones, met UNET_STEPS x UNET_BATCH_SIZE times in all
+UNET_STEPS="${UNET_STEPS:-12000}"
+UNET_BATCH_SIZE="${UNET_BATCH_SIZE:-16}"
 JUDGE_SCENES="${JUDGE_SCENES:-20000}"
 DECODER_SCENES="${DECODER_SCENES:-8000}"
 # ... and what is written to WORK_DIR/data and read in every epoch: clips of one or two sources for stage one, as those of

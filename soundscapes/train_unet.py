@@ -60,9 +60,9 @@ def encoded_scenes(vae, count, seed, folder, num_workers):
 
 
 def main():
-    parser = training_parser(__doc__, trains="unet/ and text_encoder/", scenes=20000, batch_size=64, lr=5e-4)
-    parser.add_argument("--steps", type=integer(1), default=7500, help="each of a batch drawn from the scenes")
-    parser.add_argument("--snr_gamma", type=number(0), default=3.0, help="of the min-SNR weights")
+    parser = training_parser(__doc__, trains="unet/ and text_encoder/", scenes=7000, batch_size=16, lr=4e-4)
+    parser.add_argument("--steps", type=integer(1), default=12000, help="each of a batch drawn from the scenes")
+    parser.add_argument("--snr_gamma", type=number(0), default=1.0, help="of the min-SNR weights")
     args = parser.parse_args()
 
     output_dir = Path(args.output_dir)
