@@ -161,13 +161,16 @@ def steady_second(sounding):
 
 
 def drawn(pipe, timeline, times, seed, **settings):
-    """Pictures (N, 3, H, W) in [-1, 1] of the times: the film's; of the nearest windows, each of its own noise."""
+    """Pictures (N, 3, H, W) in [-1, 1] of the times: the film's; of the nearest windows, each of its own noise.
+
+    The film has one noise, of this seed; another in every minute, so that none suits or spoils all of them.
+    """
     nearest = (times[:, None] - timeline.starts[None] - timeline.window_seconds / 2).abs().argmin(1)
     alone = []
     for frame, window in enumerate(nearest.tolist()):
         noise = torch.Generator().manual_seed(seed + frame)
         alone += pipe(source_embeds=timeline.rank_embeds[window, None], generator=noise, **settings).images
-    pictures = {"film": film_frames(pipe, timeline, times, **settings), "independent": alone}
+    pictures = {"film": film_frames(pipe, timeline, times, seed, **settings), "independent": alone}
     return {
         name: torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2) / 127.5 - 1
         for name, images in pictures.items()
