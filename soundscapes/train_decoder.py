@@ -92,6 +92,7 @@ def main():
     judge = Judge.from_pretrained(args.judge, torch_dtype=torch.float32).to(DEVICE).eval().requires_grad_(False)
     vae.requires_grad_(False)
     decoder = vae.decoder.requires_grad_(True)
+    torch.manual_seed(args.seed)
     discriminator = patch_discriminator()
     no_text = tokenizer("", padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
