@@ -5,12 +5,13 @@ track. Frames are kept one by one in OUTPUT_DIR/frames, so that a film that was 
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from macs.options import number
+from macs.options import integer, number
 from macs.script import run
 from storyboard import add_options, check, hear, picture_settings
 
@@ -27,6 +28,8 @@ def parse_args(arguments=None):
         metavar="SECONDS",
         help="the noise turns into another in these; 0: held",
     )
+    candidates = "noises that are tried first; the one in whose pictures the sound is seen best is held"
+    add("--candidates", type=integer(1), default=4, help=candidates)
     motion = "AnimateDiff's motion modules for Stable Diffusion 1.x (folder or hub id): frames are drawn together"
     add("--motion_adapter", default="", metavar="PATH_OR_ID", help=motion)
     return parser.parse_args(arguments)
@@ -51,7 +54,7 @@ def open_motion_adapter(name, pipe):
 def draw(args, pipe, timeline, folder):
     """Draws the frames that are not in the folder yet; returns the paths of all, in order."""
     from macs.files import write_beside
-    from macs.film import film_frames, frame_times
+    from macs.film import choose_noise, film_frames, frame_times
 
     motion_adapter = open_motion_adapter(args.motion_adapter, pipe)
     times = frame_times(timeline.seconds, args.fps)
@@ -61,10 +64,17 @@ def draw(args, pipe, timeline, folder):
         together = motion_adapter.config.motion_max_seq_length
         missing = {i // together for i in todo}
         todo = [i for i in range(len(paths)) if i // together in missing]
-    frames = film_frames(
-        pipe, timeline, times[todo], seed=args.seed, wander=args.wander, batch_size=args.batch_size,
-        motion_adapter=motion_adapter, **picture_settings(args),
-    )  # fmt: skip
+    if not todo:
+        return paths
+    settings = {"seed": args.seed, "wander": args.wander, "batch_size": args.batch_size} | picture_settings(args)
+    chosen = folder / "noise.json"  # once: frames that are drawn later get the same
+    if not chosen.is_file():
+        print("choosing the noise ...")
+        number = choose_noise(pipe, timeline, times, candidates=args.candidates, **settings)
+        with write_beside(chosen) as partial:
+            partial.write_text(json.dumps({"number": number}))
+    settings["number"] = json.loads(chosen.read_text())["number"]
+    frames = film_frames(pipe, timeline, times[todo], motion_adapter=motion_adapter, **settings)
     with tqdm(total=len(paths), initial=len(paths) - len(todo), unit="frame") as bar:
         for i, frame in zip(todo, frames, strict=True):
             with write_beside(paths[i]) as partial:
@@ -83,7 +93,8 @@ def main():
     if path.exists() and not args.overwrite:
         print(f"{path} is there already; --overwrite makes it again")
         return
-    names = ("sd_path", "pt_path", "dataset_name", "mixed_precision", "hop", "seed", "fps", "wander", "motion_adapter")
+    names = ("sd_path", "pt_path", "dataset_name", "mixed_precision", "hop", "seed", "fps", "wander")
+    names += ("candidates", "motion_adapter")
     settings = {name: getattr(args, name) for name in names} | picture_settings(args)
     folder = Path(args.output_dir) / "frames" / f"{path.stem[:80]}-{fingerprint(settings, [args.audio])}"
     try:

@@ -57,6 +57,19 @@ def noise_per_prediction(scheduler, timestep):
     return squared if kind == "v_prediction" else squared / (1 - squared)
 
 
+def of_last_rows(kwargs, rows):
+    """The keyword arguments of a call of the UNet, for the last `rows` rows of its batch: the guided ones."""
+    # SDXL has pooled texts and sizes beside the sound
+    added = {k: v[-rows:] for k, v in kwargs["added_cond_kwargs"].items() if k != "image_embeds"}
+    added["image_embeds"] = [embeds[-rows:] for embeds in kwargs["added_cond_kwargs"]["image_embeds"]]
+    kwargs = kwargs | {"added_cond_kwargs": added}
+    for name in ("encoder_hidden_states", "timestep_cond", "mid_block_additional_residual"):
+        kwargs[name] = None if kwargs.get(name) is None else kwargs[name][-rows:]
+    if kwargs.get("down_block_additional_residuals") is not None:  # of a ControlNet
+        kwargs["down_block_additional_residuals"] = [r[-rows:] for r in kwargs["down_block_additional_residuals"]]
+    return kwargs
+
+
 @contextlib.contextmanager
 def leave_one_out(unet, control, scheduler):
     """Inside the `with` block every call of the UNet is repeated without each of the sources in turn.
@@ -74,16 +87,8 @@ def leave_one_out(unet, control, scheduler):
             return
         rows = control.rows
         latents, timestep = args[0][-rows:], args[1]
-        conditions = kwargs["added_cond_kwargs"]["image_embeds"]
-        # SDXL has pooled texts and sizes beside the sound
-        added = {k: v[-rows:] for k, v in kwargs["added_cond_kwargs"].items() if k != "image_embeds"}
-        added["image_embeds"] = [embeds[-rows:] for embeds in conditions]
-        kwargs = kwargs | {"added_cond_kwargs": added}
-        for name in ("encoder_hidden_states", "timestep_cond", "mid_block_additional_residual"):
-            kwargs[name] = None if kwargs.get(name) is None else kwargs[name][-rows:]
-        if kwargs.get("down_block_additional_residuals") is not None:  # of a ControlNet
-            kwargs["down_block_additional_residuals"] = [r[-rows:] for r in kwargs["down_block_additional_residuals"]]
-        num_sources = conditions[0].shape[2]
+        kwargs = of_last_rows(kwargs, rows)
+        num_sources = kwargs["added_cond_kwargs"]["image_embeds"][0].shape[2]
         weights = torch.ones(1, num_sources, device=latents.device) if control.weights is None else control.weights
         squared = []
         repeating = True

@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from macs.attribution import of_last_rows
 from macs.audio import CannotWrite
 from macs.decoding import decode
 from macs.files import write_beside
 from macs.noise import wandering_noise
 
+MOMENTS = 8  # of a film, in which its candidates for the noise are compared
+NOISED_TO = 0.9  # of the training's timesteps: where a picture's layout is decided
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
@@ -19,21 +22,80 @@ def frame_times(seconds, fps):
     return (torch.arange(max(1, int(np.ceil(seconds * fps - 1e-6))), dtype=torch.float64) + 0.5) / fps
 
 
-def film_frames(pipe, timeline, times, seed=0, wander=0.0, batch_size=4, motion_adapter=None, **settings):
+def choose_noise(
+    pipe, timeline, times, seed=0, candidates=4, wander=0.0, batch_size=4, motion_adapter=None, **settings
+):
+    """Which of the first `candidates` noises of a seed suits a film with frames at `times` (N,), in s: its number.
+
+    The layout of a picture is in its noise, and one that has no place for what is heard spoils every frame. Of a few
+    moments a picture is drawn from each noise, in all no more than the film has frames (but one of each); the noise
+    is taken in whose pictures the sound is seen best (`sound_gain`, mean over the moments). Where the noise wanders it
+    is the first. All else as of `film_frames`; pictures are drawn one by one where a motion adapter will join them.
+    """
+    if candidates == 1 or wander:
+        return 0
+    count = min(MOMENTS, max(1, len(times) // candidates))
+    moments = times[((torch.arange(count) + 0.5) * len(times) / count).long()]
+    shape, gains = latent_shape(pipe, **settings), []
+    for number in range(candidates):
+        gain = 0
+        for part in moments.split(batch_size):
+            embeds, weights = timeline.heard(part)
+            noise = wandering_noise(shape, part, seed, number=number).to(pipe._execution_device)
+            gain += sound_gain(pipe, embeds, weights, noise, **settings).sum().item()
+        gains.append(gain)
+    return gains.index(max(gains))
+
+
+def sound_gain(pipe, source_embeds, source_weights, latents, **settings):
+    """How well the sound is seen in the pictures (N) that are drawn of it from latents (N, ...): (N,) float32.
+
+    Fresh noise is added to a picture, much of it, and the UNet has to predict it, once with the sound and once without:
+    log(error without / error with). A diffusion model is a classifier of its pictures in this way (Li et al. 2023).
+    """
+    unet, scheduler, control, rows = pipe.unet, pipe.scheduler, pipe.adapter.control, len(latents)
+    calls = []
+    hook = unet.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    try:
+        sound = {"source_embeds": source_embeds, "source_weights": source_weights}
+        drawn = pipe(**sound, latents=latents, output_type="latent", **settings).images
+    finally:
+        hook.remove()
+    timestep = int(NOISED_TO * scheduler.config.num_train_timesteps)
+    squared = scheduler.alphas_cumprod[timestep].item()
+    signal, sigma = squared**0.5, (1 - squared) ** 0.5
+    noise = torch.randn(drawn.shape[1:], generator=torch.Generator().manual_seed(0)).to(drawn)
+    noised = signal * drawn + sigma * noise
+    targets = {"epsilon": noise, "v_prediction": signal * noise - sigma * drawn, "sample": drawn}
+    target = targets[scheduler.config.get("prediction_type", "epsilon")]
+    errors = []
+    for scale in (0.0, settings.get("audio_scale", 1.0)):
+        with torch.no_grad(), control.during(drawn.shape[2:], rows, scale, source_weights.to(drawn.device)):
+            predicted = unet(noised, timestep, **of_last_rows(calls[-1], rows))[0]
+        errors.append((predicted - target).float().square().mean((1, 2, 3)).cpu())
+    return (errors[0] / errors[1]).log()
+
+
+def latent_shape(pipe, height=None, width=None, **_):
+    """(channels, height, width) of one picture's latents."""
+    height, width = pipe._picture_size(height, width)
+    return (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+
+
+def film_frames(pipe, timeline, times, seed=0, wander=0.0, number=0, batch_size=4, motion_adapter=None, **settings):
     """Yields the pictures (PIL) of the times (N,), in s; see `MACSPipeline.film`.
 
-    motion_adapter: a diffusers MotionAdapter (AnimateDiff): frames are then drawn together, as many at a time as its
-    positions reach. settings: as of a call of the pipeline.
+    number: which of the seed's noises, from `choose_noise`. motion_adapter: a diffusers MotionAdapter (AnimateDiff):
+    frames are then drawn together, as many at a time as its positions reach. settings: as of a call of the pipeline.
     """
-    height, width = pipe._picture_size(settings.get("height"), settings.get("width"))
-    shape = (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    shape = latent_shape(pipe, **settings)
     if motion_adapter is not None:
         draw, batch_size = motion_drawer(pipe, motion_adapter), motion_adapter.config.motion_max_seq_length
     else:
         draw = pipe
     for part in times.split(batch_size):
         embeds, weights = timeline.heard(part)
-        latents = wandering_noise(shape, part, seed, wander).to(pipe._execution_device)
+        latents = wandering_noise(shape, part, seed, wander, number).to(pipe._execution_device)
         yield from draw(source_embeds=embeds, source_weights=weights, latents=latents, **settings).images
 
 

@@ -9,7 +9,7 @@ from macs.attention import check_source_masks, check_source_weights
 from macs.attribution import MACSPipelineOutput, SourceInfluence, label_probabilities, leave_one_out, resized
 from macs.audio import fit_length, to_waveforms
 from macs.components import AudioComponents
-from macs.film import film_frames, frame_times
+from macs.film import choose_noise, film_frames, frame_times
 from macs.released import open_released
 from macs.timeline import listen
 
@@ -272,14 +272,17 @@ class AudioMixin(AudioComponents):
         """A recording of any length -> `macs.timeline.Timeline`, a window every `hop` s; see `macs.timeline.listen`."""
         return listen(self, path, hop, **kwargs)
 
-    def film(self, timeline, fps=8, **kwargs):
+    def film(self, timeline, fps=8, *, candidates=4, **kwargs):
         """Yields a picture (PIL) for every frame of a film of what `listen` heard; `macs.film.write_film` makes an mp4.
 
-        seed, wander: the noise is one for all frames, or turns into another every `wander` s. batch_size,
-        motion_adapter: see `macs.film.film_frames`. All else as of a call. Frames depend on neither
-        the batch nor their neighbours, unless a motion adapter joins them.
+        seed, wander: the noise is one for all frames, or turns into another every `wander` s. candidates: of so many
+        noises the one that suits the recording best is held (`macs.film.choose_noise`). batch_size, motion_adapter: see
+        `macs.film.film_frames`. All else as of a call. Frames depend on neither the batch nor their neighbours, unless
+        a motion adapter joins them.
         """
-        yield from film_frames(self, timeline, frame_times(timeline.seconds, fps), **kwargs)
+        times = frame_times(timeline.seconds, fps)
+        number = choose_noise(self, timeline, times, candidates=candidates, **kwargs)
+        yield from film_frames(self, timeline, times, number=number, **kwargs)
 
 
 class MACSPipeline(AudioMixin, StableDiffusionPipeline):

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from macs.files import write_beside
-from macs.film import film_frames, frame_times
+from macs.film import choose_noise, film_frames, frame_times
 from macs.loading import load_pipeline
 from macs.options import integer, number
 from macs.script import run
@@ -133,7 +133,7 @@ def followed(pipe, timeline, minute):
     return tuple(zip(*kept, strict=True))
 
 
-def measure(pipe, judge, index, folder, fps, **settings):
+def measure(pipe, judge, index, folder, fps, candidates, **settings):
     """{measure: value} of one minute: the film, and pictures of the same windows drawn independently of each other."""
     minute = make_minute(index)
     path = Path(folder) / f"minute-{index}.wav"
@@ -142,11 +142,13 @@ def measure(pipe, judge, index, folder, fps, **settings):
     sounding, results = minute.sounding(), {}
     times = frame_times(minute.seconds, fps)
     seconds = times.long().tolist()
-    for name, pixels in drawn(pipe, timeline, times, 1000 * index, **settings).items():
+    seed = 1000 * index  # another in every minute, so that none suits or spoils all of them
+    number = choose_noise(pipe, timeline, times, seed, candidates, **settings)
+    for name, pixels in drawn(pipe, timeline, times, seed, number, **settings).items():
         results[f"F1, {name}"] = second_f1(judge.recognise(pixels), sounding, seconds)
         results[f"flicker, {name}"] = flicker(judge.features(pixels), sounding, seconds)
     times = steady_second(sounding) + frame_times(STRETCH, FILM_FPS)
-    for name, pixels in drawn(pipe, timeline, times, 1000 * index + 500, **settings).items():
+    for name, pixels in drawn(pipe, timeline, times, seed, number, **settings).items():
         results[f"flicker at {FILM_FPS}/s, {name}"] = flicker(judge.features(pixels), sounding, times.long().tolist())
     results["followed"], results["not followed"] = (float(np.mean(s)) for s in followed(pipe, timeline, minute))
     return results
@@ -160,17 +162,17 @@ def steady_second(sounding):
     return max(start, (start + end - STRETCH) // 2)
 
 
-def drawn(pipe, timeline, times, seed, **settings):
-    """Pictures (N, 3, H, W) in [-1, 1] of the times: the film's; of the nearest windows, each of its own noise.
+def drawn(pipe, timeline, times, seed, number, **settings):
+    """Pictures (N, 3, H, W) in [-1, 1] of the times: the film's, of one noise; of the nearest windows, each of its own.
 
-    The film has one noise, of this seed; another in every minute, so that none suits or spoils all of them.
+    seed, number: of the film's noise, see `macs.film.choose_noise`.
     """
     nearest = (times[:, None] - timeline.starts[None] - timeline.window_seconds / 2).abs().argmin(1)
     alone = []
     for frame, window in enumerate(nearest.tolist()):
         noise = torch.Generator().manual_seed(seed + frame)
         alone += pipe(source_embeds=timeline.rank_embeds[window, None], generator=noise, **settings).images
-    pictures = {"film": film_frames(pipe, timeline, times, seed, **settings), "independent": alone}
+    pictures = {"film": film_frames(pipe, timeline, times, seed, number=number, **settings), "independent": alone}
     return {
         name: torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2) / 127.5 - 1
         for name, images in pictures.items()
@@ -183,6 +185,8 @@ def main():
     parser.add_argument("--judge", default="tests/judge", help="the judge")
     parser.add_argument("--minutes", type=integer(1), default=4, help="recordings of a minute")
     parser.add_argument("--fps", type=number(0.5, 8), default=1.0, help="frames per second")
+    parser.add_argument("--candidates", type=integer(1), default=4, help="noises, of which a film gets the best")
+    parser.add_argument("--start", type=integer(0), default=0, help="number of the first minute")
     parser.add_argument("--steps", type=integer(1), default=10, help="denoising steps")
     parser.add_argument("--output_dir", default="output/through_time", help="recordings and results.json")
     args = parser.parse_args()
@@ -190,10 +194,11 @@ def main():
     pipe.set_progress_bar_config(disable=True)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    settings = {"num_inference_steps": args.steps}
     results = []
-    for index in range(args.minutes):
+    for index in range(args.start, args.start + args.minutes):
         with torch.no_grad():
-            results.append(measure(pipe, judge, index, folder, args.fps, num_inference_steps=args.steps))
+            results.append(measure(pipe, judge, index, folder, args.fps, args.candidates, **settings))
         print(index, {name: round(value, 3) for name, value in results[-1].items()}, flush=True)
     mean = {name: float(np.mean([result[name] for result in results])) for name in results[0]}
     with write_beside(folder / "results.json") as partial:

@@ -142,6 +142,7 @@ def test_film_script_goes_on_where_it_was_interrupted(run, recording, tmp_path, 
     assert code == 1 and "No space left" in message and "5 frames are kept" in message
     assert not (out / f"{recording.stem}.mp4").exists()
     monkeypatch.setattr(Image.Image, "save", save)
+    monkeypatch.setattr("macs.film.choose_noise", lambda *_, **__: pytest.fail("the noise was chosen twice"))
     frames = sorted(out.glob("frames/*/*.png"))
     before = {frame: frame.stat().st_mtime_ns for frame in frames}
     code, printed = run(film, *arguments)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from macs.adapter import cross_attention_sizes
 from macs.audio import AudioError
-from macs.film import film_frames, frame_times, motion_drawer, write_film
+from macs.film import choose_noise, film_frames, frame_times, motion_drawer, sound_gain, write_film
 from macs.noise import wandering_noise
 from macs.timeline import Timeline
 
@@ -32,6 +32,8 @@ def test_noise_is_held_or_wanders():
     ends = torch.stack([wandering[0], wandering[20], wandering[40]]).flatten(1)
     assert torch.corrcoef(ends).fill_diagonal_(0).abs().max() < 0.12
     assert torch.equal(wandering_noise((4, 16, 16), times[7:8], seed=3, wander=10.0)[0], wandering[7])
+    # the noise that comes after ten seconds is the seed's next one
+    assert torch.equal(wandering_noise((4, 16, 16), times[:1], seed=3, number=1)[0], wandering[20])
 
 
 @pytest.mark.parametrize("rate, channels, size", [(44100, 2, (64, 48)), (7000, 1, (33, 51))])
@@ -91,6 +93,50 @@ def test_a_frame_is_that_of_its_moment_in_any_batch(tiny, line):
     expected = tiny(source_embeds=line.rank_embeds[:1], latents=latents, num_inference_steps=2).images
     assert np.abs(together[0] - pixels(expected)[0]).max() <= 2
     assert np.abs(together[0] - together[2]).max() > 3
+
+
+def test_the_noise_in_whose_pictures_the_sound_is_seen_is_held(tiny, monkeypatch):
+    embeds = tiny.encode_audio(tiny.prepare_audio(["asset/demo/rain_dog.wav", "asset/demo/stream_cow_bird.wav"]))
+    weights, settings = torch.ones(2, 6), {"num_inference_steps": 2}
+    latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    hooks = dict(tiny.unet._forward_pre_hooks)
+    gains = sound_gain(tiny, embeds, weights, latents, **settings)
+    assert gains.shape == (2,) and gains.abs().min() > 1e-5
+    # without the sound there is nothing of it to be seen; and the batch does not matter
+    assert sound_gain(tiny, embeds, weights, latents, audio_scale=0.0, **settings).abs().max() == 0
+    alone = sound_gain(tiny, embeds[1:], weights[1:], latents[1:], **settings)
+    assert alone.item() == pytest.approx(gains[1].item(), abs=1e-5)
+    assert tiny.unet._forward_pre_hooks == hooks and tiny.adapter.control.scale == 1
+
+    class Line:
+        def heard(self, t):
+            return embeds[:1].expand(len(t), -1, -1), weights[:1].expand(len(t), -1)
+
+    times = torch.arange(4, dtype=torch.float64)
+    noises = torch.cat([wandering_noise((8, 16, 16), times[:1], seed=5, number=n) for n in range(2)])
+    best = sound_gain(tiny, embeds[:1].expand(2, -1, -1), torch.ones(2, 6), noises, **settings).argmax().item()
+    for batch_size in (1, 4):
+        assert choose_noise(tiny, Line(), times, seed=5, candidates=2, batch_size=batch_size, **settings) == best
+    assert choose_noise(tiny, None, times, candidates=1) == choose_noise(tiny, None, times, wander=3.0) == 0
+
+
+def test_what_is_seen_of_the_sound_does_not_depend_on_what_the_unet_predicts(tiny, monkeypatch):
+    embeds = tiny.encode_audio(tiny.prepare_audio(["asset/demo/rain_dog.wav"]))
+    latents = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    settings = {"num_inference_steps": 4}
+    gain = sound_gain(tiny, embeds, torch.ones(1, 6), latents, **settings)
+    forward, squared = tiny.unet.forward, tiny.scheduler.alphas_cumprod
+
+    def velocity(sample, timestep, *args, **kwargs):
+        a, s = squared[int(timestep)].sqrt(), (1 - squared[int(timestep)]).sqrt()
+        return ((forward(sample, timestep, *args, **kwargs)[0] - s * sample) / a,)
+
+    monkeypatch.setattr(tiny.unet, "forward", velocity)
+    scheduler = type(tiny.scheduler).from_config(tiny.scheduler.config, prediction_type="v_prediction")
+    monkeypatch.setattr(tiny, "scheduler", scheduler)
+    assert sound_gain(tiny, embeds, torch.ones(1, 6), latents, **settings).item() == pytest.approx(
+        gain.item(), abs=1e-3
+    )
 
 
 def motion_adapter(unet, still):
