@@ -36,7 +36,7 @@ def choose_noise(
         return 0
     count = min(MOMENTS, max(1, len(times) // candidates))
     moments = times[((torch.arange(count) + 0.5) * len(times) / count).long()]
-    shape, gains = latent_shape(pipe, **settings), []
+    shape, gains = latent_shape(pipe, settings), []
     for number in range(candidates):
         gain = 0
         for part in moments.split(batch_size):
@@ -54,8 +54,8 @@ def sound_gain(pipe, source_embeds, source_weights, latents, **settings):
     log(error without / error with). A diffusion model is a classifier of its pictures in this way (Li et al. 2023).
     """
     unet, scheduler, control, rows = pipe.unet, pipe.scheduler, pipe.adapter.control, len(latents)
-    calls = []
-    hook = unet.register_forward_pre_hook(lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    call = {}  # the keyword arguments of the last step's call of the UNet
+    hook = unet.register_forward_pre_hook(lambda module, args, kwargs: call.update(kwargs), with_kwargs=True)
     try:
         sound = {"source_embeds": source_embeds, "source_weights": source_weights}
         drawn = pipe(**sound, latents=latents, output_type="latent", **settings).images
@@ -71,14 +71,14 @@ def sound_gain(pipe, source_embeds, source_weights, latents, **settings):
     errors = []
     for scale in (0.0, settings.get("audio_scale", 1.0)):
         with torch.no_grad(), control.during(drawn.shape[2:], rows, scale, source_weights.to(drawn.device)):
-            predicted = unet(noised, timestep, **of_last_rows(calls[-1], rows))[0]
+            predicted = unet(noised, timestep, **of_last_rows(call, rows))[0]
         errors.append((predicted - target).float().square().mean((1, 2, 3)).cpu())
     return (errors[0] / errors[1]).log()
 
 
-def latent_shape(pipe, height=None, width=None, **_):
-    """(channels, height, width) of one picture's latents."""
-    height, width = pipe._picture_size(height, width)
+def latent_shape(pipe, settings):
+    """(channels, height, width) of the latents of one picture of a call with these settings."""
+    height, width = pipe._picture_size(**settings)
     return (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
 
 
@@ -88,7 +88,7 @@ def film_frames(pipe, timeline, times, seed=0, wander=0.0, number=0, batch_size=
     number: which of the seed's noises, from `choose_noise`. motion_adapter: a diffusers MotionAdapter (AnimateDiff):
     frames are then drawn together, as many at a time as its positions reach. settings: as of a call of the pipeline.
     """
-    shape = latent_shape(pipe, **settings)
+    shape = latent_shape(pipe, settings)
     if motion_adapter is not None:
         draw, batch_size = motion_drawer(pipe, motion_adapter), motion_adapter.config.motion_max_seq_length
     else:

@@ -95,7 +95,7 @@ def test_a_frame_is_that_of_its_moment_in_any_batch(tiny, line):
     assert np.abs(together[0] - together[2]).max() > 3
 
 
-def test_the_noise_in_whose_pictures_the_sound_is_seen_is_held(tiny, monkeypatch):
+def test_the_noise_in_whose_pictures_the_sound_is_seen_is_held(tiny):
     embeds = tiny.encode_audio(tiny.prepare_audio(["asset/demo/rain_dog.wav", "asset/demo/stream_cow_bird.wav"]))
     weights, settings = torch.ones(2, 6), {"num_inference_steps": 2}
     latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
