@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from macs.options import integer, number
+from macs.options import number
 from macs.script import run
 from storyboard import add_options, check, hear, picture_settings
 
@@ -28,8 +28,6 @@ def parse_args(arguments=None):
         metavar="SECONDS",
         help="the noise turns into another in these; 0: held",
     )
-    candidates = "noises that are tried first; the one in whose pictures the sound is seen best is held"
-    add("--candidates", type=integer(1), default=4, help=candidates)
     motion = "AnimateDiff's motion modules for Stable Diffusion 1.x (folder or hub id): frames are drawn together"
     add("--motion_adapter", default="", metavar="PATH_OR_ID", help=motion)
     return parser.parse_args(arguments)
@@ -67,13 +65,14 @@ def draw(args, pipe, timeline, folder):
     if not todo:
         return paths
     settings = {"seed": args.seed, "wander": args.wander, "batch_size": args.batch_size} | picture_settings(args)
-    chosen = folder / "noise.json"  # once: frames that are drawn later get the same
-    if not chosen.is_file():
-        print("choosing the noise ...")
-        number = choose_noise(pipe, timeline, times, candidates=args.candidates, **settings)
-        with write_beside(chosen) as partial:
-            partial.write_text(json.dumps({"number": number}))
-    settings["number"] = json.loads(chosen.read_text())["number"]
+    if args.candidates > 1 and not args.wander:
+        chosen = folder / "noise.json"  # once: frames that are drawn later get the same
+        if not chosen.is_file():
+            print("choosing the noise ...")
+            number = choose_noise(pipe, timeline, times, candidates=args.candidates, **settings)
+            with write_beside(chosen) as partial:
+                partial.write_text(json.dumps({"number": number}))
+        settings["number"] = json.loads(chosen.read_text())["number"]
     frames = film_frames(pipe, timeline, times[todo], motion_adapter=motion_adapter, **settings)
     with tqdm(total=len(paths), initial=len(paths) - len(todo), unit="frame") as bar:
         for i, frame in zip(todo, frames, strict=True):

@@ -27,6 +27,8 @@ def add_options(parser):
 
     add = add_picture_options(parser)
     add("--seed", type=integer(0), default=0, help="of the noise, which is the same in all pictures")
+    candidates = "noises that are tried first; the one in whose pictures the sound is seen best is held"
+    add("--candidates", type=integer(1), default=4, help=candidates)
 
     add = parser.add_argument_group("outputs").add_argument
     add("--output_dir", default="output", help="where everything goes")
@@ -95,7 +97,7 @@ def main():
 
         from macs.attribution import own_labels, read_names
         from macs.files import write_beside
-        from macs.film import film_frames, write_film
+        from macs.film import choose_noise, film_frames, write_film
         from macs.storyboard import evenly, page, rows, scenes, sheet
 
     try:
@@ -108,9 +110,11 @@ def main():
                      f"a sheet holds 40, so give at least {timeline.seconds / 40:.0f}")  # fmt: skip
         bars = rows(timeline, labels if pipe.clap_tokenizer is not None else None)
         moments = torch.tensor([moment for _, _, moment in parts], dtype=torch.float64)
-        drawn = film_frames(
-            pipe, timeline, moments, seed=args.seed, batch_size=args.batch_size, **picture_settings(args)
-        )
+        settings = {"seed": args.seed, "batch_size": args.batch_size} | picture_settings(args)
+        if args.candidates > 1:
+            print("choosing the noise ...")
+            settings["number"] = choose_noise(pipe, timeline, moments, candidates=args.candidates, **settings)
+        drawn = film_frames(pipe, timeline, moments, **settings)
         pictures = list(tqdm(drawn, total=len(parts), unit="picture"))
         figure = sheet(timeline, bars, parts, pictures, stem)
         with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ import torch
 
 from macs.attribution import own_labels
 from macs.audio import AudioError
-from macs.film import film_frames, write_film
+from macs.film import choose_noise, film_frames, write_film
 from macs.page.studio import MAX_SECONDS, allowed_duration
 from macs.page.views import message_view
 from macs.storyboard import page, rows, scenes
@@ -30,11 +30,13 @@ def storyboard(studio, path, panels, seed=0):
     parts = studio.run(scenes, timeline, panels)
     labels = own_labels(pipe.name_or_path) if pipe.clap_tokenizer is not None else None
     bars = studio.run(rows, timeline, labels)
+    yield "Choosing the noise …", None
+    moments = torch.tensor([moment for _, _, moment in parts], dtype=torch.float64)
+    number = studio.run(choose_noise, pipe, timeline, moments, seed)
     pictures = []
-    for _, _, moment in parts:
+    for moment in moments.split(1):
         yield f"Drawing picture {len(pictures) + 1} of {len(parts)} …", None
-        moments = torch.tensor([moment], dtype=torch.float64)
-        pictures += studio.run(lambda moments=moments: list(film_frames(pipe, timeline, moments, seed=seed)))
+        pictures += studio.run(lambda moment=moment: list(film_frames(pipe, timeline, moment, seed, number=number)))
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "sound.mp4"
         write_film(sound, [], 1, path)

@@ -14,8 +14,13 @@ from macs.page.studio import Studio
 def test_a_recording_becomes_a_storyboard(tiny, tiny_dir, tmp_path):
     soundfile.write(tmp_path / "long.wav", 0.1 * np.random.default_rng(0).standard_normal(16000 * 14), 16000)
     told, boards = zip(*over_time.storyboard(Studio(tiny, str(tiny_dir)), tmp_path / "long.wav", 3), strict=True)
-    assert told == ("Listening to 14 s …", *(f"Drawing picture {i} of 3 …" for i in (1, 2, 3)), "")
-    assert boards[:-1] == (None,) * 4
+    assert told == (
+        "Listening to 14 s …",
+        "Choosing the noise …",
+        *(f"Drawing picture {i} of 3 …" for i in (1, 2, 3)),
+        "",
+    )
+    assert boards[:-1] == (None,) * 5
     starts = [float(start) for start in re.findall(r'data-start="([^"]+)"', boards[-1])]
     assert len(starts) == 3 and starts[0] == 0 and starts == sorted(starts)
     assert "http" not in boards[-1]
