@@ -31,6 +31,7 @@ SEPARATOR_DECORRELATION="${SEPARATOR_DECORRELATION:-5}"  # without it the signal
 SEPARATOR_LR="${SEPARATOR_LR:-1e-3}"
 SEPARATOR_BATCH_SIZE="${SEPARATOR_BATCH_SIZE:-4}"
 SEPARATED_SCENES="${SEPARATED_SCENES:-12000}"      # met once, by CLAP, which learns what this separator makes of them
+PROJECTION_SCENES="${PROJECTION_SCENES:-4000}"     # with RECORDINGS: whose features CLAP's projection learns from
 SCENES="${SCENES:-28000}"
 GENERATOR_EPOCHS="${GENERATOR_EPOCHS:-4}"          # and ten more, below; the baseline gets the same budget
 GENERATOR_LR="${GENERATOR_LR:-1e-3}"
@@ -83,6 +84,10 @@ step separator resuming "$WORK_DIR/separator" "${launch[@]}" train_separator.py 
     --decorrelation "$SEPARATOR_DECORRELATION" "${both[@]}"
 step clap_separated python soundscapes/train_clap.py --separator "$separator" --scenes "$SEPARATED_SCENES" \
     --batch_size "$CLAP_BATCH_SIZE" --lr 3e-4 "${tiny[@]}" "${real[@]}"
+if [ -n "$RECORDINGS" ]; then
+    step projection python soundscapes/train_projection.py --separator "$separator" --scenes "$PROJECTION_SCENES" \
+        "${tiny[@]}" "${real[@]}"
+fi
 step scenes "${scenes[@]}" --train "$SCENES"
 train_adapter generator --separator "$separator"
 step identity python -c "from macs import Separator; Separator(num_sources=1, channels=16).save_pretrained('$identity')"

@@ -37,16 +37,16 @@ def opened(folder):
 
 
 @lru_cache(maxsize=1)
-def scene_of(seed, index, recordings=""):
+def scene_of(seed, index, recordings="", alone=0.25):
     """Labels and stems (S, 128000) of a scene, made once for the clips of it that follow each other.
 
     Half of the scenes come from other rooms and microphones: augmentations that change all of their stems alike. With a
-    folder of recordings one scene in four is a recording alone, every third of them of a sound that the world does not
-    know, which has no label; classes of many sources are likelier than those of a few.
+    folder of recordings a scene is with the probability `alone` a recording alone, every third of them of a sound that
+    the world does not know, which has no label; classes of many sources are likelier than those of a few.
     """
     rng = np.random.default_rng([seed, index, 1])
     recordings = opened(recordings) if recordings else None
-    if recordings and rng.random() < 0.25:
+    if recordings and rng.random() < alone:
         weights = np.array(list(recordings.shares.values()))
         label = str(rng.choice(recordings.labels, p=weights / weights.sum()))
         label = NOISE if NOISE in recordings.labels and rng.random() < 0.25 else label
@@ -90,21 +90,22 @@ def trained_separator(folder):
 
 @lru_cache(maxsize=1)
 @torch.no_grad()
-def separated(folder, seed, index, recordings=""):
-    """What the separator makes of a scene: signals (M, T), and each stem's share of their energies (M, S).
+def separated(folder, seed, index, recordings="", alone=0.25):
+    """What the separator makes of a scene: signals (M, T), each stem's share of their energies (M, S), the mixture.
 
     Half of the scenes come to it as badly recorded as to CLAP.
     """
     separator = trained_separator(folder)
-    stems = scene_of(seed, index, recordings)[1]
+    stems = scene_of(seed, index, recordings, alone)[1]
     rng = np.random.default_rng([seed, index, 2])
     mixture = augment(stems.sum(0), rng, RECORDED if rng.random() < 0.5 else ())
-    mixture, stems = torch.from_numpy(mixture)[None], torch.from_numpy(stems)
+    mixture, stems = separator.level(torch.from_numpy(mixture)[None]), torch.from_numpy(stems)
     stft = separator.stft(mixture)
     masks = separator.masks(stft)
     parts = separator.apply_masks(masks, separator.stft(stems), stems)  # (S, M, T): of each stem in each signal
     energies = parts.square().sum(-1).T + 1e-8
-    return separator.apply_masks(masks, stft, mixture)[0].numpy(), (energies / energies.sum(1, keepdim=True)).numpy()
+    signals = separator.apply_masks(masks, stft, mixture)[0]
+    return signals.numpy(), (energies / energies.sum(1, keepdim=True)).numpy(), mixture[0].numpy()
 
 
 def captioned_clip(seed, index, separator="", recordings=""):
@@ -121,7 +122,7 @@ def captioned_clip(seed, index, separator="", recordings=""):
         labels, clip = [], 0.02 * noise(rng, rng.uniform(50, 1000), rng.uniform(2000, 7900), rng.uniform(-1, 5))
     elif place:
         if separator:
-            signals, shares = separated(separator, seed, number, recordings)
+            signals, shares, _ = separated(separator, seed, number, recordings)
             chosen = np.random.default_rng([seed, number]).permutation(len(signals))[place % len(signals)]
             clip, heard = signals[chosen], np.flatnonzero(shares[chosen] >= 0.2)
             degraded = False  # that was the mixture

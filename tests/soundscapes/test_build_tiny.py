@@ -38,6 +38,18 @@ def test_every_step_runs_once_with_options_that_its_script_knows(build, tmp_path
     check_options_are_known(commands, monkeypatch)
 
 
+def test_recordings_reach_all_that_hear(build, tmp_path, monkeypatch):
+    result, commands = build(RECORDINGS="my recordings")
+    assert result.returncode == 0, result.stderr
+    with_projection = STEPS[: STEPS.index("scenes")] + ["projection"] + STEPS[STEPS.index("scenes") :]
+    by_step = dict(zip(with_projection, commands, strict=True))
+    hearing = {step for step, command in by_step.items() if "--recordings" in command}
+    assert hearing == {"clap", "clap_separated", "projection", "stems", "clips", "scenes"}
+    assert all(option(by_step[step], "recordings") == "my recordings" for step in hearing)
+    assert option(by_step["projection"], "separator") == str(tmp_path / "work" / "separator" / "separator")
+    check_options_are_known(commands, monkeypatch)
+
+
 def test_goes_on_where_it_was_and_refuses_other_settings(build, tmp_path):
     result, commands = build(fail_at="train_separator.py")
     assert result.returncode != 0 and len(commands) == STEPS.index("separator") + 1

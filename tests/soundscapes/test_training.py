@@ -4,14 +4,16 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from macs import Separator
-from soundscapes import train_clap, train_decoder, train_judge, train_unet, train_vae
+from macs import ClapEncoder, Separator
+from macs.audio import load_clip
+from soundscapes import train_clap, train_decoder, train_judge, train_projection, train_unet, train_vae
 from soundscapes.judge import Judge
 from soundscapes.scenes import CLASSES, PHRASES, make_scene
 from soundscapes.train_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
@@ -108,9 +110,9 @@ def test_separated_signals_are_the_separators_and_named_by_what_is_in_them(tmp_p
     separator.save_pretrained(tmp_path)
     for index in range(4):
         scene = make_scene("train", index)
-        signals, shares = separated(tmp_path, 0, index)
+        signals, shares, mixture = separated(tmp_path, 0, index)
         with torch.no_grad():
-            expected = separator(torch.from_numpy(signals).sum(0, keepdim=True))[0]  # they sum to what was recorded
+            expected = separator(torch.from_numpy(mixture)[None])[0]
         torch.testing.assert_close(torch.from_numpy(signals), expected, atol=1e-5, rtol=1e-4)
         assert np.allclose(shares.sum(1), 1) and shares.shape == (3, len(scene.stems))
         count = clips_per_scene(str(tmp_path))
@@ -235,3 +237,75 @@ def test_clap_in_the_models_folder_is_the_trained_one(tiny_dir, tmp_path, monkey
     assert re.search(r"names (0|50|100)\.0% of 6 held-out sources", capsys.readouterr().out)  # two different ones
     assert changed(tiny_dir / "clap", model / "clap")
     assert torch.load(tmp_path / "work" / "clap.pt", weights_only=True)["done"] == 2
+
+
+def write_recordings(folder):
+    """Recordings: a hiss called rain, tones called dog and baby (which the world does not know); one for testing."""
+    hiss = 0.1 * np.random.default_rng(0).standard_normal(32000)
+    tone = 0.3 * np.sin(np.arange(32000) * 0.2)
+    lines = ["filename,class,source,author,licence,split"]
+    for name, samples in {"rain": hiss, "dog": tone, "baby": tone * np.hanning(32000)}.items():
+        soundfile.write(folder / f"{name}.wav", samples, 16000)
+        lines.append(f"{name}.wav,{name},source of {name},N. N.,CC0,train")
+    soundfile.write(folder / "test.wav", hiss[::-1], 16000)
+    lines.append("test.wav,rain,another rain,N. N.,CC0,test")
+    (folder / "recordings.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+def test_what_the_projection_hears(tiny_dir, tmp_path):
+    recordings, separator, kinds = write_recordings(tmp_path), str(tiny_dir / "separator"), set()
+    for index in range(24 + 3):
+        clips, classes, of_recipes = train_projection.heard(index, 0, 24, separator, recordings)
+        assert clips.shape == (7, 128000) and classes.shape == (7, len(CLASSES) + 1)
+        torch.testing.assert_close(clips[1:].sum(0), clips[0], atol=1e-4, rtol=1e-3)  # signals sum to the mixture
+        torch.testing.assert_close(classes.sum(1), torch.ones(7))
+        labels = {CLASSES[i] for i in classes[0, :-1].nonzero()[:, 0]}
+        assert {CLASSES[i] for i in classes[1:, :-1].nonzero()[:, 1]} <= labels
+        if of_recipes:
+            assert labels == set(make_scene("train", index).labels)
+        if index >= 24:  # the recordings as they are
+            name = ["rain", "dog", "baby"][index - 24]
+            assert labels == {name} - {"baby"} and (classes[:, CLASSES.index(name) if labels else -1] == 1).all()
+            assert torch.equal(clips[0], load_clip(tmp_path / f"{name}.wav")) and not of_recipes
+        else:
+            kinds.add(("recipes" if of_recipes else "real", min(len(labels), 2)))
+    assert {("recipes", 2), ("real", 0), ("real", 1), ("real", 2)} <= kinds
+
+
+def test_the_projection_alone_learns_and_features_are_kept(tiny_dir, tmp_path, monkeypatch, capsys):
+    (tmp_path / "recordings").mkdir()
+    recordings, model = write_recordings(tmp_path / "recordings"), shutil.copytree(tiny_dir, tmp_path / "model")
+    monkeypatch.setattr(train_projection, "CHUNK", 3)
+    heard, asked = train_projection.heard, []
+
+    def interrupted(index, **settings):
+        asked.append(index)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return heard(index, **settings)
+
+    options = ["--model_dir", model, "--output_dir", tmp_path / "work", "--separator", model / "separator"]
+    options += ["--recordings", recordings, "--scenes", 5, "--steps", 20, "--batch_size", 8]
+    monkeypatch.setattr(train_projection, "heard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_main(train_projection, monkeypatch, *options)
+    assert not changed(tiny_dir / "clap", model / "clap")
+    run_main(train_projection, monkeypatch, *options)
+    assert asked == [0, 1, 2, 3, 4, 3, 4, 5, 6, 7]  # the first three were kept; after five scenes three recordings
+    assert re.search(r"names (0|100)\.0% of the test recordings before, (0|100)\.0% after", capsys.readouterr().out)
+    before, after = (load_file(folder / "clap" / "model.safetensors") for folder in (tiny_dir, model))
+    moved = {name.rsplit(".", 2)[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"audio_projection"}
+
+    # What was kept is what the pipeline hears: CLAP's embeddings of these clips
+    kept = torch.load(tmp_path / "work" / "projection_features.pt", weights_only=True)
+    assert [len(part["of_recipes"]) for part in kept["parts"]] == [3, 3, 2]
+    clap = ClapEncoder.from_pretrained(tiny_dir, subfolder="clap", dtype=torch.float32).eval()
+    with torch.no_grad():
+        embeds = clap.encode_audio(heard(4, 0, 5, str(model / "separator"), recordings)[0])
+        torch.testing.assert_close(kept["parts"][1]["embeds"][1], embeds, atol=1e-4, rtol=1e-3)
+        again = F.normalize(clap.audio_projection(kept["parts"][1]["pooled"][1]), dim=-1)
+    torch.testing.assert_close(again, embeds, atol=1e-4, rtol=1e-3)
+    with pytest.raises(SystemExit, match="remove it to start anew"):
+        run_main(train_projection, monkeypatch, *options, "--seed", 1)
