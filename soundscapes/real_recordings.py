@@ -33,9 +33,7 @@ def pairs_of(recordings, count, seed=0):
     by_class = {}
     for labels, clip in recordings:
         for label in labels:
-            power = clip.unfold(0, 1600, 1600).square().mean(1)
-            sounding = power[power > 1e-3 * power.max()].mean()  # not the silence after a short one
-            by_class.setdefault(label, []).append(clip * (LEVEL / sounding.sqrt()))
+            by_class.setdefault(label, []).append(levelled(clip))
     names = sorted(by_class)
     if sum(name not in AMBIENCES for name in names) < 1 or len(names) < 2:
         return []
@@ -47,6 +45,12 @@ def pairs_of(recordings, count, seed=0):
             mixture = chosen[0] + chosen[1]
             pairs.append((labels, mixture * min(1, 0.95 / mixture.abs().max().item())))
     return pairs
+
+
+def levelled(clip):
+    """A clip (T,) with the RMS of LEVEL where it sounds, not counting the silence after a short one."""
+    power = clip.unfold(0, 1600, 1600).square().mean(1)
+    return clip * (LEVEL / power[power > 1e-3 * power.max()].mean().sqrt())
 
 
 @torch.no_grad()

@@ -89,7 +89,6 @@ def trained_separator(folder):
 
 
 @lru_cache(maxsize=1)
-@torch.no_grad()
 def separated(folder, seed, index, recordings="", alone=0.25):
     """What the separator makes of a scene: signals (M, T), each stem's share of their energies (M, S), the mixture.
 
@@ -99,13 +98,19 @@ def separated(folder, seed, index, recordings="", alone=0.25):
     stems = scene_of(seed, index, recordings, alone)[1]
     rng = np.random.default_rng([seed, index, 2])
     mixture = augment(stems.sum(0), rng, RECORDED if rng.random() < 0.5 else ())
-    mixture, stems = separator.level(torch.from_numpy(mixture)[None]), torch.from_numpy(stems)
-    stft = separator.stft(mixture)
+    mixture, stems = separator.level(torch.from_numpy(mixture)[None])[0], torch.from_numpy(stems)
+    return *(part.numpy() for part in parted(separator, mixture, stems)), mixture.numpy()
+
+
+@torch.no_grad()
+def parted(separator, mixture, stems):
+    """A mixture's (T,) signals (M, T), and the share of each of its stems (S, T) in their energies (M, S)."""
+    stft = separator.stft(mixture[None])
     masks = separator.masks(stft)
     parts = separator.apply_masks(masks, separator.stft(stems), stems)  # (S, M, T): of each stem in each signal
     energies = parts.square().sum(-1).T + 1e-8
-    signals = separator.apply_masks(masks, stft, mixture)[0]
-    return signals.numpy(), (energies / energies.sum(1, keepdim=True)).numpy(), mixture[0].numpy()
+    signals = separator.apply_masks(masks, stft, mixture[None])[0]
+    return signals, energies / energies.sum(1, keepdim=True)
 
 
 def captioned_clip(seed, index, separator="", recordings=""):

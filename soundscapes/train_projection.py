@@ -24,14 +24,15 @@ from macs.audio import AudioError, load_clip
 from macs.files import write_beside
 from macs.options import integer, number
 from macs.script import run
-from soundscapes.real_recordings import single_recordings
+from soundscapes.real_recordings import levelled, single_recordings
 from soundscapes.scenes import CLASS_TEXTS, CLASSES
-from soundscapes.sound.recordings import NOISE, Recordings, label_of, read_table
-from soundscapes.train_clap import scene_of, separated, trained_separator
+from soundscapes.sound.recipes import AMBIENCES
+from soundscapes.sound.recordings import NOISE, label_of, read_table
+from soundscapes.train_clap import opened, parted, scene_of, separated, trained_separator
 from soundscapes.training import DEVICE, Items, save_part, train, training_parser
 
 REAL, ALONE = 0.6, 0.55  # share of the scenes with recordings, and of these with one alone
-AS_THEY_ARE = 0.4  # share of a batch: the recordings as inference takes them, neither mixed nor augmented
+AS_THEY_ARE = 0.5  # share of a batch: recordings as inference takes them, alone and two at once, not augmented
 UNKNOWN_WEIGHT = 0.4  # of signals of sounds that the world does not know, which are a third of the recordings alone
 CHUNK = 200  # scenes, after which their features are saved
 
@@ -40,32 +41,55 @@ def heard(index, seed, scenes, separator, recordings):
     """The mixture of a scene and its signals (1 + M, 128000), their classes (1 + M, C + 1), and if all is of recipes.
 
     A class is in a signal if its stem makes up a fifth of the signal's energy; rows sum to 1, the last is "Noise". What
-    comes after the `scenes` are the recordings themselves, one by one.
+    comes after the `scenes` are the recordings as they are, see `as_they_are`.
     """
-    if index >= scenes:
-        row = training_rows(recordings)[index - scenes]
-        labels, of_recipes = [name for name in [label_of(row)] if name != NOISE], False
-        model = trained_separator(separator)
-        with torch.no_grad():
-            mixture = model.level(load_clip(Path(recordings) / row["filename"])[None])
-            signals = model(mixture)[0]
-        mixture, shares = mixture[0], np.ones((len(signals), 1))
+    of_recipes = index < scenes and np.random.default_rng([seed, index, 3]).random() >= REAL
+    if index < scenes:
+        settings = (seed, index, "" if of_recipes else recordings, ALONE)
+        labels = scene_of(*settings)[0]
+        signals, shares, mixture = map(torch.from_numpy, separated(separator, *settings))
     else:
-        of_recipes = np.random.default_rng([seed, index, 3]).random() >= REAL
-        recordings = "" if of_recipes else recordings
-        labels = scene_of(seed, index, recordings, ALONE)[0]
-        signals, shares, mixture = map(torch.as_tensor, separated(separator, seed, index, recordings, ALONE))
+        labels, stems = as_they_are(index - scenes, seed, recordings)
+        model = trained_separator(separator)
+        mixture = model.level(stems.sum(0, keepdim=True))[0]
+        signals, shares = parted(model, mixture, stems)
     classes = torch.zeros(1 + len(signals), len(CLASS_TEXTS))
     for stem, label in enumerate(labels):
         classes[0, CLASSES.index(label)] = 1
-        classes[1:, CLASSES.index(label)] = torch.as_tensor(shares[:, stem] >= 0.2).float()
+        classes[1:, CLASSES.index(label)] = (shares[:, stem] >= 0.2).float()
     classes[:, -1] = classes.sum(1) == 0
     return torch.cat([mixture[None], signals]), classes / classes.sum(1, keepdim=True), of_recipes
+
+
+def as_they_are(number, seed, recordings):
+    """Labels and stems (S, 128000) of a recording for training alone, or, from the last one on, of two, equally loud.
+
+    The two are of different classes, one at most an ambience; classes of many sources are likelier.
+    """
+    rows = training_rows(recordings)
+    if number < len(rows):
+        chosen = [rows[number]]
+    else:
+        rng, shares = np.random.default_rng([seed, number, 4]), pair_classes(recordings)
+        weights, labels = np.array(list(shares.values())), AMBIENCES
+        while set(labels) <= set(AMBIENCES):
+            labels = rng.choice(list(shares), 2, replace=False, p=weights / weights.sum()).tolist()
+        chosen = [rng.choice([row for row in rows if label_of(row) == label]) for label in labels]
+    clips = [load_clip(Path(recordings) / row["filename"]) for row in chosen]
+    if len(clips) > 1:
+        clips = [levelled(clip) for clip in clips]
+    return [label_of(row) for row in chosen if label_of(row) != NOISE], torch.stack(clips)
 
 
 @lru_cache(maxsize=1)
 def training_rows(folder):
     return [row for row in read_table(folder) if row["split"] == "train"]
+
+
+def pair_classes(folder):
+    """{class: weight} of the classes of which pairs can be made; none where there are no two, or only ambiences."""
+    shares = {label: share for label, share in opened(folder).shares.items() if label != NOISE}
+    return shares if len(shares) > 1 and not set(shares) <= set(AMBIENCES) else {}
 
 
 @torch.no_grad()
@@ -112,14 +136,14 @@ def named_right(clap, level, texts, recordings):
 
 
 def main():
-    parser = training_parser(__doc__, trains="clap/", scenes=4000, batch_size=256, lr=1e-3)
+    parser = training_parser(__doc__, trains="clap/", scenes=5000, batch_size=256, lr=1e-3)
     parser.add_argument("--separator", required=True, help="folder of the trained separator")
     parser.add_argument("--recordings", required=True, help="folder made by soundscapes/prepare_recordings.py")
     parser.add_argument("--steps", type=integer(1), default=1500, help="of the projection")
     parser.add_argument("--keep", type=number(0), default=30.0, help="weight of holding embeddings of recipes")
     args = parser.parse_args()
     try:
-        Recordings(args.recordings)
+        opened(args.recordings)
         tests = single_recordings(args.recordings)
     except AudioError as error:
         raise SystemExit(f"--recordings {error}") from None
@@ -133,10 +157,10 @@ def main():
 
     make = partial(heard, seed=args.seed, scenes=args.scenes, separator=args.separator, recordings=args.recordings)
     settings = {name: getattr(args, name) for name in ("model_dir", "separator", "recordings", "scenes", "seed")}
+    alone = len(training_rows(args.recordings))
+    count = args.scenes + alone + (2 * alone // 3 if pair_classes(args.recordings) else 0)
     path = Path(args.output_dir) / "projection_features.pt"
-    features = features_of(
-        clap, make, args.scenes + len(training_rows(args.recordings)), args.num_workers, path, settings
-    )
+    features = features_of(clap, make, count, args.num_workers, path, settings)
     signals = features["classes"].shape[1]
     features["of_recipes"] = features["of_recipes"][:, None].expand(-1, signals)
     features = {name: values.flatten(0, 1).to(DEVICE) for name, values in features.items()}
