@@ -27,14 +27,14 @@ def choose_noise(
 ):
     """Which of the first `candidates` noises of a seed suits a film with frames at `times` (N,), in s: its number.
 
-    The layout of a picture is in its noise, and one that has no place for what is heard spoils every frame. Of a few
-    moments a picture is drawn from each noise, in all no more than the film has frames (but one of each); the noise
-    is taken in whose pictures the sound is seen best (`sound_gain`, mean over the moments). Where the noise wanders it
-    is the first. All else as of `film_frames`; pictures are drawn one by one where a motion adapter will join them.
+    The layout of a picture is in its noise, and one that has no place for what is heard spoils every frame. Of up to
+    MOMENTS moments a picture is drawn from each noise; the noise is taken in whose pictures the sound is seen best
+    (`sound_gain`, mean over the moments). Where the noise wanders it is the first. All else as of `film_frames`;
+    pictures are drawn one by one where a motion adapter will join them.
     """
     if candidates == 1 or wander:
         return 0
-    count = min(MOMENTS, max(1, len(times) // candidates))
+    count = min(MOMENTS, len(times))
     moments = times[((torch.arange(count) + 0.5) * len(times) / count).long()]
     shape, gains = latent_shape(pipe, settings), []
     for number in range(candidates):

@@ -140,7 +140,7 @@ def main():
     parser.add_argument("--separator", required=True, help="folder of the trained separator")
     parser.add_argument("--recordings", required=True, help="folder made by soundscapes/prepare_recordings.py")
     parser.add_argument("--steps", type=integer(1), default=1500, help="of the projection")
-    parser.add_argument("--keep", type=number(0), default=30.0, help="weight of holding embeddings of recipes")
+    parser.add_argument("--keep", type=number(0), default=100.0, help="weight of holding embeddings of recipes")
     args = parser.parse_args()
     try:
         opened(args.recordings)

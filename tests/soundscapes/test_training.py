@@ -15,6 +15,7 @@ from macs import ClapEncoder, Separator
 from macs.audio import load_clip
 from soundscapes import train_clap, train_decoder, train_judge, train_projection, train_unet, train_vae
 from soundscapes.judge import Judge
+from soundscapes.real_recordings import levelled
 from soundscapes.scenes import CLASSES, PHRASES, make_scene
 from soundscapes.train_clap import captioned_clip, clips_per_scene, contrastive_loss, cut_out, naming_loss, separated
 from soundscapes.train_decoder import fine_detail, patch_discriminator, perceptual_loss
@@ -255,7 +256,7 @@ def write_recordings(folder):
 
 def test_what_the_projection_hears(tiny_dir, tmp_path):
     recordings, separator, kinds = write_recordings(tmp_path), str(tiny_dir / "separator"), set()
-    for index in range(24 + 3):
+    for index in range(24 + 3 + 2):
         clips, classes, of_recipes = train_projection.heard(index, 0, 24, separator, recordings)
         assert clips.shape == (7, 128000) and classes.shape == (7, len(CLASSES) + 1)
         torch.testing.assert_close(clips[1:].sum(0), clips[0], atol=1e-4, rtol=1e-3)  # signals sum to the mixture
@@ -264,10 +265,15 @@ def test_what_the_projection_hears(tiny_dir, tmp_path):
         assert {CLASSES[i] for i in classes[1:, :-1].nonzero()[:, 1]} <= labels
         if of_recipes:
             assert labels == set(make_scene("train", index).labels)
-        if index >= 24:  # the recordings as they are
+        assert not of_recipes or index < 24
+        if index >= 27:  # two recordings as they are, of which the world knows both
+            assert labels == {"rain", "dog"} and classes[0].max() == 0.5
+            stems = [levelled(load_clip(tmp_path / f"{name}.wav")) for name in labels]
+            torch.testing.assert_close(clips[0], stems[0] + stems[1])
+        elif index >= 24:  # and one
             name = ["rain", "dog", "baby"][index - 24]
             assert labels == {name} - {"baby"} and (classes[:, CLASSES.index(name) if labels else -1] == 1).all()
-            assert torch.equal(clips[0], load_clip(tmp_path / f"{name}.wav")) and not of_recipes
+            assert torch.equal(clips[0], load_clip(tmp_path / f"{name}.wav"))
         else:
             kinds.add(("recipes" if of_recipes else "real", min(len(labels), 2)))
     assert {("recipes", 2), ("real", 0), ("real", 1), ("real", 2)} <= kinds
@@ -292,7 +298,14 @@ def test_the_projection_alone_learns_and_features_are_kept(tiny_dir, tmp_path, m
         run_main(train_projection, monkeypatch, *options)
     assert not changed(tiny_dir / "clap", model / "clap")
     run_main(train_projection, monkeypatch, *options)
-    assert asked == [0, 1, 2, 3, 4, 3, 4, 5, 6, 7]  # the first three were kept; after five scenes three recordings
+    assert asked == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        *range(3, 10),
+    ]  # the first three were kept; five scenes, three recordings, two pairs
     assert re.search(r"names (0|100)\.0% of the test recordings before, (0|100)\.0% after", capsys.readouterr().out)
     before, after = (load_file(folder / "clap" / "model.safetensors") for folder in (tiny_dir, model))
     moved = {name.rsplit(".", 2)[0] for name in before if not torch.equal(before[name], after[name])}
@@ -300,7 +313,7 @@ def test_the_projection_alone_learns_and_features_are_kept(tiny_dir, tmp_path, m
 
     # What was kept is what the pipeline hears: CLAP's embeddings of these clips
     kept = torch.load(tmp_path / "work" / "projection_features.pt", weights_only=True)
-    assert [len(part["of_recipes"]) for part in kept["parts"]] == [3, 3, 2]
+    assert [len(part["of_recipes"]) for part in kept["parts"]] == [3, 3, 3, 1]
     clap = ClapEncoder.from_pretrained(tiny_dir, subfolder="clap", dtype=torch.float32).eval()
     with torch.no_grad():
         embeds = clap.encode_audio(heard(4, 0, 5, str(model / "separator"), recordings)[0])
