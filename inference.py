@@ -338,6 +338,7 @@ def main():
             f"{made} written to {args.output_dir}/, {kept} clip{'s' * (kept != 1)} had theirs already, "
             f"{len(problems)} problem{'s' * (len(problems) != 1)}"
         )
+    accelerator.end_training()  # a process that ends before the others, still connected, aborts now and then
     sys.exit(1 if problems and not (done or kept or args.interpolate) else 0)
 
 
