@@ -4,9 +4,9 @@
         --recordings data/recordings
 
 CLAP's trunk tells real recordings apart better than its embeddings do: its projection was learnt from recipes mostly.
-So the projection alone learns on, from what the trunk makes of separated scenes, most of them of recordings, and of the
-recordings as they are; the embeddings of recipes are held where they were, for the adapter may know them already. Making
-the features takes nearly all of the time; they are kept, and made only once.
+So the projection alone learns on, from what the trunk makes of separated scenes, most of them of recordings, and of
+the recordings as they are; the embeddings of recipes are held where they were, for the adapter may know them already.
+Making the features takes nearly all of the time; they are kept, and made only once.
 """
 
 from functools import lru_cache, partial
